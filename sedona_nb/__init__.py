@@ -1,0 +1,50 @@
+"""SEDONA and block-local learning: a teaching and reproduction suite.
+
+The notebooks hold the story, this package the machinery. Submodules load when first used, so that
+``import sedona_nb`` costs next to nothing; `MODULES` lists them in the order in which data flows.
+"""
+
+from importlib import import_module
+from types import ModuleType
+
+__version__ = "0.1.0"
+
+MODULES = (
+    "profiles",
+    "data",
+    "augmentation",
+    "batches",
+    "networks",
+    "heads",
+    "losses",
+    "costs",
+    "relaxed",
+    "pitfalls",
+    "bilevel",
+    "memory",
+    "search",
+    "decoupling",
+    "blocks",
+    "training",
+    "evaluate",
+    "runs",
+    "paper",
+    "tables",
+    "viz",
+    "widgets",
+    "devices",
+    "progress",
+    "errors",
+    "atomic",
+    "execute",
+)
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in MODULES:
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"{__name__} has no module {name!r}; it has {', '.join(MODULES)}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *MODULES])

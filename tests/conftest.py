@@ -1,0 +1,38 @@
+"""Where tests find real pictures and the authors' released search results; both may be absent."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def _folder(variable: str, beside: str) -> Path:
+    folder = Path(os.environ.get(variable) or REPOSITORY.parent / "shared" / beside)
+    if not folder.is_dir():
+        pytest.skip(f"no folder {folder}: set {variable} to run this test")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_data_root() -> Path:
+    """The folder with cifar10.zip and tiny-imagenet-50.zip."""
+    return _folder("SEDONA_DATA", "data")
+
+
+@pytest.fixture(scope="session")
+def released_root() -> Path:
+    """The folder with the authors' <network>/{alpha,beta}.pt."""
+    return _folder("SEDONA_RELEASED", "released")
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Every device this machine has: a test that takes it runs on the CPU and, where present, on CUDA."""
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device on this machine")
+    return torch.device(request.param)
