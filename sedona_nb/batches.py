@@ -1,0 +1,241 @@
+"""Batches straight from uint8 pictures in memory: shuffled and augmented for training, in order for evaluation.
+
+A training batch is one gather. Crop, mirror image and rotation only say which source pixel each target pixel
+shows, so they are worked out as row and column numbers, (B, H, W), and the pixels are fetched once; nothing is
+padded, copied or decoded in between. The same index arithmetic runs on the CPU and on a GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from numbers import Integral
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sedona_nb.augmentation import Augmentation
+from sedona_nb.errors import SedonaError
+from sedona_nb.seeds import mix
+
+
+@dataclass(frozen=True, eq=False)
+class DevicePictures:
+    """Pictures on a device as one table of pixels; prepare it once and give it to every stream over them."""
+
+    pixels: Tensor  # (N*H*W, C) uint8
+    height: int
+    width: int
+
+    @classmethod
+    def prepare(cls, images: Tensor, device: torch.device | str = "cpu") -> DevicePictures:
+        """Move `images` (N, C, H, W) uint8 to `device`.
+
+        Images of `data.load` lie in memory as (N, H, W, C); on the CPU the table then shares their memory.
+
+        Raises:
+            SedonaError: `images` is not a uint8 tensor of four dimensions.
+        """
+        if images.dtype != torch.uint8 or images.dim() != 4:
+            raise SedonaError(
+                f"pictures are {images.dtype} of shape {tuple(images.shape)}; allowed: torch.uint8 (N, C, H, W)"
+            )
+        _, channels, height, width = images.shape
+        pixels = images.permute(0, 2, 3, 1).contiguous().view(-1, channels)
+        return cls(pixels.to(device), height, width)
+
+    def __len__(self) -> int:
+        return len(self.pixels) // (self.height * self.width)
+
+
+class _Selection:
+    """Pictures and labels on a device, and which of them to use: what both kinds of batches begin with."""
+
+    def __init__(
+        self,
+        images: Tensor | DevicePictures,
+        labels: Tensor,
+        indices: Tensor | None,
+        batch_size: int,
+        augmentation: Augmentation,
+        device: torch.device | str,
+        dtype: torch.dtype,
+    ) -> None:
+        self.pictures = images if isinstance(images, DevicePictures) else DevicePictures.prepare(images, device)
+        self.device = self.pictures.pixels.device
+        if self.device != torch.empty(0, device=device).device:  # 'cuda' means the current GPU
+            raise SedonaError(f"the pictures were prepared on {self.device}, batches are wanted on {device}")
+        count, channels = len(self.pictures), self.pictures.pixels.shape[1]
+        if len(labels) != count:
+            raise SedonaError(f"{count:,} pictures and {len(labels):,} labels; allowed: a label a picture")
+        self.indices = torch.arange(count) if indices is None else indices.cpu().long()
+        if len(self.indices) and not 0 <= int(self.indices.min()) <= int(self.indices.max()) < count:
+            raise SedonaError(f"an index lies outside the {count:,} pictures")
+        if not isinstance(batch_size, Integral) or batch_size < 1:
+            raise SedonaError(f"batch size {batch_size!r} is not allowed; allowed: integers of at least 1")
+        if len(augmentation.mean) not in (1, channels):
+            raise SedonaError(
+                f"pictures have {channels} channels, the augmentation's mean {len(augmentation.mean)}"
+            )
+        self.labels = labels.to(self.device)
+        self.batch_size, self.augmentation, self.dtype = batch_size, augmentation, dtype
+        # Repeated to a whole picture: along H*W*C values the subtraction runs at full speed, along C it crawls.
+        repeats = self.pictures.height * self.pictures.width * channels // len(augmentation.mean)
+        self._mean = (torch.tensor(augmentation.mean) * 255).repeat(repeats).to(self.device)  # (H*W*C,)
+        self._scale = (1 / (torch.tensor(augmentation.std) * 255)).repeat(repeats).to(self.device)
+
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """(B, H*W*C) uint8 to (B, C, H, W) floats, channels last in memory."""
+        height, width = self.pictures.height, self.pictures.width
+        floats = pixels.to(torch.float32).sub_(self._mean).mul_(self._scale).to(self.dtype)
+        return floats.view(len(pixels), height, width, -1).permute(0, 3, 1, 2)
+
+    def plain(self, items: Tensor) -> tuple[Tensor, Tensor]:
+        """The batch of the pictures `items` (B,), normalised and nothing else."""
+        items = items.to(self.device)
+        return self.normalised(self.pictures.pixels.view(len(self.pictures), -1)[items]), self.labels[items]
+
+
+class BatchStream:
+    """Training batches by number: batch i depends on (seed, i) and the arguments, never on what was drawn before.
+
+    Epoch e holds the batches e*batches_per_epoch up to (e+1)*batches_per_epoch - 1; each epoch visits each index
+    at most once, in its own order, and drops the last short batch. Random numbers are drawn on the CPU,
+    so every device gets the same batches; NumPy draws them, since its generators use all bits of a mixed seed and
+    torch's own on the CPU 32 of them, too few to keep the 64,000 batches of a run apart.
+
+    Args:
+        images: (N, C, H, W) uint8, or `DevicePictures` shared by several streams.
+        labels: (N,) int64.
+        indices: which pictures to use, (n,) int64; None for all.
+        batch_size: B, pictures a batch.
+        augmentation: what to do at random, and mean and std.
+        seed: integer of at least 0.
+        device: where batches are made.
+        augment: False for shuffled batches that are only normalised.
+        dtype: of the batches; arithmetic is in float32.
+
+    Raises:
+        SedonaError: fewer pictures than one batch holds, or arguments that do not fit each other.
+    """
+
+    def __init__(
+        self,
+        images: Tensor | DevicePictures,
+        labels: Tensor,
+        indices: Tensor | None,
+        batch_size: int,
+        augmentation: Augmentation,
+        seed: int,
+        device: torch.device | str = "cpu",
+        augment: bool = True,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self._selection = _Selection(images, labels, indices, batch_size, augmentation, device, dtype)
+        if self.num_items < batch_size:
+            raise SedonaError(f"{self.num_items:,} pictures are fewer than one batch of {batch_size:,}")
+        if not isinstance(seed, Integral) or seed < 0:
+            raise SedonaError(f"seed {seed!r} is not allowed; allowed: integers of at least 0")
+        self.seed, self.augment = int(seed), augment
+        pictures, place = self._selection.pictures, self._selection.device
+        self._row_numbers = torch.arange(pictures.height, device=place)[:, None]  # (H, 1)
+        self._column_numbers = torch.arange(pictures.width, device=place)  # (W,)
+        self._order = (
+            0,
+            self._shuffled(0),
+        )  # the epoch at hand
+
+    @property
+    def num_items(self) -> int:
+        """How many pictures the stream draws from."""
+        return len(self._selection.indices)
+
+    @property
+    def batch_size(self) -> int:
+        """Pictures a batch."""
+        return self._selection.batch_size
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Whole batches in one pass over the pictures."""
+        return self.num_items // self.batch_size
+
+    def batch(self, number: int) -> tuple[Tensor, Tensor]:
+        """Batch `number` (from 0): pictures (B, C, H, W), channels last, and labels (B,)."""
+        items = self.items(number)
+        if not self.augment:
+            return self._selection.plain(items)
+        rows, columns, outside = self._sources(items, number)
+        items = items.to(self._selection.device)
+        pictures = self._selection.pictures
+        source = (items[:, None, None] * pictures.height + rows) * pictures.width + columns  # (B, H, W)
+        pixels = pictures.pixels.index_select(0, source.view(-1))  # (B*H*W, C)
+        if outside is not None:
+            pixels.masked_fill_(outside.view(-1, 1), 0)
+        return self._selection.normalised(pixels.view(len(items), -1)), self._selection.labels[items]
+
+    def items(self, number: int) -> Tensor:
+        """Which pictures batch `number` shows: (B,) int64 on the CPU, numbers into `images`.
+
+        Raises:
+            SedonaError: a batch number that is no integer of at least 0.
+        """
+        if not isinstance(number, Integral) or number < 0:
+            raise SedonaError(f"batch number {number!r} is not allowed; allowed: integers of at least 0")
+        epoch, place = divmod(int(number), self.batches_per_epoch)
+        held, order = self._order
+        if held != epoch:
+            order = self._shuffled(epoch)
+            self._order = (epoch, order)
+        return order[place * self.batch_size : (place + 1) * self.batch_size]
+
+    def _shuffled(self, epoch: int) -> Tensor:
+        order = np.random.default_rng(mix(self.seed, "epoch", epoch)).permutation(self.num_items)
+        return self._selection.indices[torch.from_numpy(order)]
+
+    def _sources(self, items: Tensor, number: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """For each target pixel its source row and column, (B, H, 1) and (B, 1, W) or, rotated, (B, H, W) both.
+
+        The third value marks target pixels whose source lies outside the picture, (B, H, W) bool, or is None where
+        there can be none; their row and column are clamped so that they can be gathered all the same.
+        """
+        height, width = self._selection.pictures.height, self._selection.pictures.width
+        augmentation, place = self._selection.augmentation, self._selection.device
+        random = np.random.default_rng(mix(self.seed, "augmentation", int(number)))
+        offsets = random.integers(-augmentation.padding, augmentation.padding + 1, size=(2, len(items)))
+        mirrored = random.integers(0, 2, size=(1, len(items))) * int(augmentation.flip)
+        down, right, mirrored = torch.from_numpy(np.concatenate([offsets, mirrored])).to(place)[:, :, None, None]
+        columns = self._column_numbers
+        rows = self._row_numbers + down  # (B, H, 1)
+        columns = torch.where(mirrored.bool(), width - 1 - columns, columns) + right  # (B, 1, W)
+        if not augmentation.padding and not augmentation.rotation:
+            return rows, columns, None
+        outside = (rows < 0) | (rows >= height) | (columns < 0) | (columns >= width)
+        if augmentation.rotation:
+            # The crop is cut from the rotated picture: from here on, rows and columns count in that one's source.
+            angles = np.deg2rad(random.uniform(-augmentation.rotation, augmentation.rotation, size=len(items)))
+            turn = np.stack([np.cos(angles), np.sin(angles)]).astype(np.float32)
+            cosine, sine = torch.from_numpy(turn).to(place)[:, :, None, None]
+            y, x = rows - (height - 1) / 2, columns - (width - 1) / 2  # from the centre, y pointing down
+            rows = (x * sine + y * cosine + (height - 1) / 2).round_().long()
+            columns = (x * cosine - y * sine + (width - 1) / 2).round_().long()
+            outside |= (rows < 0) | (rows >= height) | (columns < 0) | (columns >= width)
+        return rows.clamp_(0, height - 1), columns.clamp_(0, width - 1), outside
+
+
+def evaluation_batches(
+    images: Tensor | DevicePictures,
+    labels: Tensor,
+    indices: Tensor | None,
+    batch_size: int,
+    augmentation: Augmentation,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """All pictures once, in the order of `indices` (None for all), only normalised; the last batch may be short.
+
+    Arguments, shapes and errors are those of `BatchStream`.
+    """
+    selection = _Selection(images, labels, indices, batch_size, augmentation, device, dtype)
+    return (selection.plain(items) for items in selection.indices.split(batch_size) if len(items))

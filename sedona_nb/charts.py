@@ -1,0 +1,247 @@
+"""Charts of what a search learned, what training did, and how methods compare; every one from plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import ceil, log10
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import BoundaryNorm, ListedColormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+from torch import Tensor
+
+from sedona_nb.decoupling import count_configurations, rank_layers
+from sedona_nb.drawing import BLUE, CYCLE, FAINT, GREEN, HEAD_COLOURS, INK, QUIET, VERMILLION, drawing, label
+from sedona_nb.errors import SedonaError
+from sedona_nb.heads import HEADS
+
+PANEL_COLOURS = (VERMILLION, GREEN, *CYCLE[3:])  # Figure 4: red splits first, green ones later
+DIGITS = 2  # of an error in percent, as the paper prints it
+
+
+def alpha_bars(alpha: Tensor | Mapping[str, Tensor], num_blocks: Sequence[int] = (4, 8)) -> Figure:
+    """Figure 4: learned alpha_1-bar by layer; splits of the first K in red, those that a larger K adds in green.
+
+    `alpha`: (L-1, 2), or several by name, one panel each. A K beyond a network's length is left out.
+    Triangles mark splits whose bars are too low to be seen.
+    """
+    panels = alpha if isinstance(alpha, Mapping) else {"": alpha}
+    if not panels:
+        raise SedonaError("no alpha to draw; allowed: one (L-1, 2) tensor, or more by name")
+    columns = min(len(panels), 2)
+    rows = ceil(len(panels) / columns)
+    note = "Bar: softmax(alpha) of the local gradient, Eq. 4. Dotted: 0.5, where the search starts."
+    with drawing(5.2 * columns if columns == 1 else 9.0, 0.5 + 2.15 * rows, note=note) as figure:
+        grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
+        for axes, (name, values) in zip(grid.flat, panels.items(), strict=False):
+            ranking = rank_layers(values)
+            taken = 0
+            axes.bar(ranking.order, ranking.confidence, width=0.8, color=FAINT)
+            for k, colour in zip(sorted(num_blocks), PANEL_COLOURS, strict=False):
+                if k > len(ranking.order) + 1:
+                    continue
+                added = slice(taken, k - 1)
+                hatch = "////" if taken else None  # a second sign beside the colour
+                layers, heights = ranking.order[added], ranking.confidence[added]
+                legend = f"K = {k}{' adds' if taken else ''}: {', '.join(map(str, sorted(layers)))}"
+                axes.bar(layers, heights, width=0.8, color=colour, hatch=hatch, edgecolor="white", linewidth=0)
+                axes.plot([], [], marker="s", linestyle="none", color=colour, label=legend)
+                low = [layer for layer, height in zip(layers, heights, strict=True) if height < 0.03]
+                axes.plot(low, [0.04] * len(low), "v", color=colour, markersize=5)  # bars too low to be seen
+                taken = k - 1
+            axes.axhline(0.5, color=QUIET, linewidth=0.9, linestyle=":")
+            axes.set(xlabel="layer", ylim=(0, 1), xlim=(0.2, len(ranking.order) + 0.8))
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10], min_n_ticks=4))
+            axes.legend(
+                loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.2, handletextpad=0.1, fontsize=7.5
+            )
+            axes.set_title(label(name), pad=6 + 12 * sum(k <= len(ranking.order) + 1 for k in num_blocks))
+        for axes in list(grid.flat)[len(panels) :]:
+            axes.remove()
+        for axes in grid[:, 0]:
+            axes.set_ylabel(r"$\bar{\alpha}_1$")
+    return figure
+
+
+def depth_profile(gradients: Mapping[str, Tensor], halving: bool = True) -> Figure:
+    """Size of the hypergradient by layer: log10 |dL/d alpha_1| of (L-1,) tensors by name.
+
+    `halving` adds the line that loses a factor of 2 at each layer, from the first value of the first curve: what
+    the released objective does, and a sound one does not. Exact zeros have no logarithm: crosses at the foot.
+    """
+    if not gradients:
+        raise SedonaError("no gradients to draw; allowed: one (L-1,) tensor a name, or more")
+    note = "Dotted: a factor of 1/2 lost at each layer." if halving else ""
+    with drawing(6.0, 3.2, note=note) as figure:
+        axes = figure.subplots()
+        sizes = {
+            name: np.abs(np.asarray(torch.as_tensor(g).detach().cpu().double())) for name, g in gradients.items()
+        }
+        nonzero = np.concatenate([size[size > 0] for size in sizes.values()])
+        foot = log10(nonzero.min()) - 0.5 if nonzero.size else 0.0
+        for (name, size), colour, marker in zip(sizes.items(), CYCLE * 9, "osD^vPX" * 9, strict=False):
+            layers = np.arange(1, len(size) + 1)
+            logs = np.log10(np.where(size > 0, size, np.nan))
+            axes.plot(layers, logs, color=colour, marker=marker, markersize=3.5, label=name)
+            if (size == 0).any():
+                zeros = layers[size == 0]
+                axes.plot(zeros, [foot] * len(zeros), "x", color=colour, markersize=5, label=f"{name}: exactly 0")
+        first = next(iter(sizes.values()))
+        if halving and len(first) and first[0] > 0:
+            layers = np.arange(1, len(first) + 1)
+            axes.plot(layers, log10(first[0]) - (layers - 1) * log10(2), ":", color=QUIET, linewidth=1.2)
+        axes.set(xlabel="layer", ylabel=r"$\log_{10}\,|\partial \mathcal{L} / \partial \alpha_1|$")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+        axes.legend()
+    return figure
+
+
+def search_history(alpha_history: Tensor, beta_history: Tensor | None = None) -> Figure:
+    """How a search went: alpha_1-bar over the outer steps, one line a layer; and, with beta, the leading head.
+
+    alpha_history: (S+1, L-1, 2), beta_history: (S+1, L-1, 4): before each of S outer steps, and at the end.
+
+    Raises:
+        SedonaError: other shapes.
+    """
+    shapes = [tuple(h.shape) for h in (alpha_history, beta_history) if h is not None]
+    if any(
+        len(s) != 3 or s[:2] != shapes[0][:2] or s[2] != m for s, m in zip(shapes, (2, len(HEADS)), strict=False)
+    ):
+        raise SedonaError(f"histories have shapes {shapes}; allowed: (S+1, L-1, 2) and (S+1, L-1, {len(HEADS)})")
+    share = torch.softmax(alpha_history.detach().cpu().double(), dim=-1)[..., 0].numpy()  # (S+1, L-1)
+    steps, layers = share.shape
+    panels = 1 if beta_history is None else 2
+    with drawing(4.6 * panels, 3.0) as figure:
+        left, *right = np.atleast_1d(figure.subplots(1, panels))
+        colours = matplotlib.colormaps["viridis"]
+        scale = Normalize(1, max(layers, 2))
+        for layer in range(layers):
+            left.plot(share[:, layer], color=colours(0.95 * scale(layer + 1)), linewidth=1.3)
+        left.set(xlabel="outer step", ylabel=r"$\bar{\alpha}_1$", title="Local gradient's share, a line a layer")
+        left.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+        shown = ListedColormap(colours(np.linspace(0, 0.95, 256)))
+        bar = figure.colorbar(ScalarMappable(scale, shown), ax=left, pad=0.02, aspect=30)
+        bar.ax.set_title("layer", fontsize=8, pad=4)
+        bar.outline.set_visible(False)
+        bar.locator = MaxNLocator(integer=True, steps=[1, 2, 5, 10])
+        for axes in right:
+            lead = beta_history.detach().cpu().double().argmax(dim=-1).T.numpy()  # (L-1, S+1)
+            heads = ListedColormap([HEAD_COLOURS[head] for head in HEADS])
+            extent = (-0.5, steps - 0.5, 0.5, layers + 0.5)
+            norm = BoundaryNorm(np.arange(-0.5, len(HEADS)), len(HEADS))
+            axes.imshow(
+                lead, cmap=heads, norm=norm, extent=extent, aspect="auto", origin="lower", interpolation="none"
+            )
+            axes.grid(visible=False)
+            axes.set(xlabel="outer step", ylabel="layer", title="Head of largest beta")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+            axes.yaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+            swatches = [Patch(facecolor=HEAD_COLOURS[head], label=label(head)) for head in HEADS]
+            axes.legend(handles=swatches, loc="upper left", bbox_to_anchor=(1.0, 1.0), handlelength=1.0)
+    return figure
+
+
+def training_curves(curves: Mapping[str, pd.DataFrame]) -> Figure:
+    """Error in percent over training steps, a curve a name; frames have the columns step and error."""
+    for name, frame in curves.items():
+        _need(frame, ("step", "error"), f"curve {name!r}")
+    with drawing(6.0, 3.2) as figure:
+        axes = figure.subplots()
+        for (name, frame), colour, dash in zip(curves.items(), CYCLE * 9, DASHES * 9, strict=False):
+            last = f"{frame['error'].iloc[-1]:.{DIGITS}f}" if len(frame) else "no data"
+            axes.plot(frame["step"], frame["error"], color=colour, linestyle=dash, label=f"{label(name)}: {last}")
+        axes.set(xlabel="step", ylabel="error (%)")
+        axes.set_ylim(bottom=0)
+        axes.legend(title="at the last step, in %", alignment="left", title_fontsize=8)
+    return figure
+
+
+DASHES = ("-", "--", "-.", (0, (1, 1)), (0, (6, 1)), (0, (3, 1, 1, 1, 1, 1)), ":")
+
+
+def method_bars(table: pd.DataFrame) -> Figure:
+    """Errors by method, the paper's beside ours.
+
+    `table`: columns method, paper, ours (percent; NaN where there is none), optional spread (of ours) and network
+    (a panel each). The two protocols have to be said in the caption: bars side by side do not make them the same.
+    """
+    _need(table, ("method", "paper", "ours"), "table")
+    names = list(dict.fromkeys(table["network"])) if "network" in table else [""]
+    columns = min(len(names), 2)
+    rows = ceil(len(names) / columns)
+    widest = max(int((table["network"] == name).sum()) if name else len(table) for name in names)
+    width = columns * max(3.4, 0.95 * widest + 0.8)
+    with drawing(width, 0.35 + 2.4 * rows) as figure:
+        grid = figure.subplots(rows, columns, squeeze=False)
+        for axes, name in zip(grid.flat, names, strict=False):
+            part = table[table["network"] == name] if name else table
+            places = np.arange(len(part))
+            spread = part["spread"].to_numpy(float) if "spread" in part else None
+            paper, ours = part["paper"].to_numpy(float), part["ours"].to_numpy(float)
+            bars = {"width": 0.38, "linewidth": 0.8}
+            axes.bar(places - 0.2, paper, color="white", edgecolor=QUIET, hatch="////", label="paper", **bars)
+            axes.bar(places + 0.2, ours, color=BLUE, edgecolor=BLUE, label="ours", **bars)
+            if spread is not None:
+                axes.errorbar(places + 0.2, ours, yerr=spread, fmt="none", ecolor=INK, elinewidth=1, capsize=2.5)
+            for shift, values, margin in ((-0.2, paper, None), (0.2, ours, spread)):
+                for place, value, extra in zip(
+                    places, values, margin if margin is not None else 0 * values, strict=True
+                ):
+                    if not np.isnan(value):
+                        top = value + np.nan_to_num(extra)
+                        _number_above(axes, place + shift, top, value)
+            axes.set_xticks(places, [label(method) for method in part["method"]])
+            axes.tick_params(axis="x", length=0)
+            axes.margins(y=0.12)
+            axes.set(title=label(name), ylabel="error (%)")
+        for axes in list(grid.flat)[len(names) :]:
+            axes.remove()
+        handles, labels = grid.flat[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper right", ncols=2)
+    return figure
+
+
+def configuration_counts(
+    num_layers: int | Sequence[int] = (16, 33, 50), num_heads: int = 4, num_blocks: int | None = None
+) -> Figure:
+    """Number of configurations by K for each L, on a logarithmic axis; `num_blocks` marks one K (Section 1)."""
+    lengths = [num_layers] if isinstance(num_layers, int) else list(num_layers)
+    note = f"C(L-1, K-1) * M^(K-1) configurations, M = {num_heads} heads to choose from."
+    with drawing(6.0, 3.2, note=note) as figure:
+        axes = figure.subplots()
+        for length, colour, dash in zip(lengths, CYCLE * 9, DASHES * 9, strict=False):
+            blocks = range(1, length + 1)
+            powers = [log10(count_configurations(length, k, num_heads)) for k in blocks]
+            text = f"L = {length}"
+            if num_blocks is not None and num_blocks <= length:
+                count = count_configurations(length, num_blocks, num_heads)
+                text += f": {count:,}" if count < 10**12 else f": {count:.1e}"
+                axes.plot(num_blocks, powers[num_blocks - 1], "o", color=colour, markersize=6)
+            axes.plot(blocks, powers, color=colour, linestyle=dash, label=text)
+        axes.set(xlabel="blocks K", ylabel="configurations")
+        axes.set_ylim(bottom=0)
+        axes.set_xlim(left=0)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda power, _: f"$10^{{{power:g}}}$"))
+        title = None if num_blocks is None else f"configurations at K = {num_blocks}"
+        axes.legend(loc="upper left", title=title, alignment="left", title_fontsize=8)
+    return figure
+
+
+def _number_above(axes: Axes, x: float, top: float, value: float) -> None:
+    place = {"xytext": (0, 2), "textcoords": "offset points", "ha": "center"}
+    axes.annotate(f"{value:.{DIGITS}f}", (x, top), fontsize=7, **place)
+
+
+def _need(frame: pd.DataFrame, columns: Sequence[str], what: str) -> None:
+    missing = [column for column in columns if column not in frame]
+    if missing:
+        raise SedonaError(f"{what} has no column {', '.join(missing)}; it needs {', '.join(columns)}")

@@ -1,0 +1,141 @@
+"""How every figure looks and how it is kept: one style, one kind of figure, three files side by side.
+
+matplotlib's global settings stay as they are: the style is in force only while a `Drawing` is built or painted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from sedona_nb.atomic import write_bytes, write_text
+
+# The colours of Okabe and Ito, which people with any kind of colour vision tell apart.
+INK, QUIET, FAINT = "#222222", "#6b6b6b", "#c9c9c9"
+BLUE, VERMILLION, GREEN, ORANGE, SKY, PURPLE = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9", "#CC79A7"
+CYCLE = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, INK)
+GRADIENT = VERMILLION  # the backward direction, wherever one is drawn
+# Heads from shallow to deep: from light to dark, so that order survives a black-and-white printer.
+HEAD_COLOURS = {
+    "aux1": "#c6dbef",
+    "aux2": "#85b8dc",
+    "aux3": "#3f8abf",
+    "aux4": "#0b4f8a",
+    "mlp-sr": "#f0c27b",
+    "predsim": "#d9a3c4",
+}
+NAMES = {
+    "vgg11": "VGG-11",
+    "vgg19": "VGG-19",
+    "resnet18": "ResNet-18",
+    "resnet50": "ResNet-50",
+    "resnet101": "ResNet-101",
+    "resnet152": "ResNet-152",
+    "backprop": "Backprop",
+    "dgl": "DGL",
+    "sedona": "SEDONA",
+    "aux1": "Aux 1",
+    "aux2": "Aux 2",
+    "aux3": "Aux 3",
+    "aux4": "Aux 4",
+    "mlp-sr": "MLP-SR",
+    "predsim": "PredSim",
+}
+
+STYLE: dict[str, Any] = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib: the same letters on every machine
+    "font.size": 9,
+    "text.color": INK,
+    "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
+    "axes.labelsize": 9,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": QUIET,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.6,
+    "xtick.color": QUIET,
+    "ytick.color": QUIET,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "lines.linewidth": 1.6,
+    "hatch.linewidth": 0.6,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "svg.hashsalt": "sedona_nb",  # otherwise every SVG has new random ids
+    "svg.fonttype": "path",
+}
+SCREEN_DPI, FILE_DPI = 110, 160
+
+
+def label(name: str) -> str:
+    """How a picture writes a network, a method or a head; other names stay as they are."""
+    return NAMES.get(name, name)
+
+
+class Drawing(Figure):
+    """A Figure that keeps its style when painted, and shows itself in Jupyter without pyplot's open figures."""
+
+    def draw(self, renderer: Any) -> None:
+        """Paint in our style: matplotlib makes ticks and their labels as late as here."""
+        with matplotlib.rc_context(STYLE):
+            super().draw(renderer)
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
+        """The picture at twice the screen's resolution, to be shown at its size in the page."""
+        width, height = self.get_size_inches() * SCREEN_DPI
+        return _rendered(self, "png", dpi=2 * SCREEN_DPI), {"width": round(width), "height": round(height)}
+
+
+@contextmanager
+def drawing(width: float, height: float, title: str = "", note: str = "") -> Iterator[Drawing]:
+    """A new figure of that size in inches, with the style in force; title above it, note in small print below."""
+    with matplotlib.rc_context(STYLE):
+        figure = Drawing(figsize=(width, height), layout="constrained")
+        FigureCanvasAgg(figure)
+        if title:
+            figure.suptitle(title, x=0.01, ha="left", fontsize=10.5, fontweight="bold")
+        if note:
+            figure.supxlabel(note, x=0.01, ha="left", fontsize=7.5, color=QUIET)
+        yield figure
+
+
+def save(
+    figure: Figure,
+    name: str,
+    folder: Path | str,
+    data: pd.DataFrame | Mapping[str, Sequence] | None = None,
+) -> list[Path]:
+    """Write name.svg, name.png and, with `data` (what the figure is drawn from), name.csv; returns their paths.
+
+    Every file is replaced whole. The same figure gives the same bytes: no dates, no random ids, no versions.
+    """
+    folder = Path(folder)
+    paths = [write_bytes(folder / f"{name}.{kind}", _rendered(figure, kind, FILE_DPI)) for kind in ("svg", "png")]
+    if data is not None:
+        table = pd.DataFrame(data).to_csv(index=False, lineterminator="\n")
+        paths.append(write_text(folder / f"{name}.csv", table))
+    return paths
+
+
+def _rendered(figure: Figure, kind: str, dpi: int) -> bytes:
+    silent = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}[kind]
+    buffer = BytesIO()
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(buffer, format=kind, dpi=dpi, metadata=silent)
+    return buffer.getvalue()

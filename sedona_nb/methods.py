@@ -1,0 +1,86 @@
+"""The methods that the tables compare, each as the spec of a training run (Section 4.1, Appendix E.2).
+
+backprop    one block
+predsim     K equal blocks, PredSim heads, no label smoothing
+dgl         K equal blocks, MLP-SR heads
+sedona      K blocks and heads as a search chose them, or as the paper prints them
+continuous  no blocks: alpha and beta of a search as they are (Table 6)
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from sedona_nb.data import ImageData
+from sedona_nb.decoupling import Decoupling
+from sedona_nb.errors import SedonaError, choose
+from sedona_nb.profiles import Profile
+from sedona_nb.records import METHODS, RunSpec, SearchSpec
+from sedona_nb.search import SearchResult
+
+TITLES = {
+    "backprop": "Backprop",
+    "predsim": "PredSim",
+    "dgl": "DGL",
+    "sedona": "SEDONA",
+    "continuous": "SEDONA (Cont.)",
+}
+
+
+def search_spec(profile: Profile, pictures: ImageData, seed: int = 0) -> SearchSpec:
+    """The search that `profile` asks for."""
+    return SearchSpec(pictures.name, pictures.fingerprint, profile.network, profile.search, profile.heads, seed)
+
+
+def run_spec(
+    method: str,
+    profile: Profile,
+    pictures: ImageData,
+    num_layers: int,
+    seed: int = 0,
+    found: SearchResult | None = None,
+    decoupling: Decoupling | None = None,
+) -> RunSpec:
+    """The training run of `method` under `profile`.
+
+    Args:
+        method: one of `METHODS`.
+        profile: network, schedule and K.
+        pictures: the data set.
+        num_layers: L of the profile's network.
+        seed: of weights, split and batches.
+        found: a search's result, for "sedona" and "continuous".
+        decoupling: for "sedona", where it does not come from `found` (the published one, a random one).
+
+    Raises:
+        SedonaError: unknown method, or a search-based method without the search's result.
+    """
+    choose(method, METHODS, "method")
+    train = profile.train
+    alpha = beta = None
+    if method in ("sedona", "continuous") and found is None and decoupling is None:
+        raise SedonaError(f"method {method!r} needs the result of a search")
+    if method == "continuous":
+        decoupling = None
+        alpha, beta = (tuple(map(tuple, value.tolist())) for value in (found.alpha, found.beta))
+    elif method == "backprop":
+        decoupling = Decoupling.backprop(num_layers)
+    elif method == "sedona":
+        decoupling = decoupling or Decoupling.from_search(found.alpha, found.beta, profile.num_blocks)
+    else:
+        head = "mlp-sr" if method == "dgl" else "predsim"
+        decoupling = Decoupling.uniform(num_layers, profile.num_blocks, head=head)
+    if method == "predsim":  # Appendix E.2: labels are smoothed for backprop, DGL and SEDONA
+        train = replace(train, loss=replace(train.loss, smoothing=0.0))
+    return RunSpec(
+        data=pictures.name,
+        fingerprint=pictures.fingerprint,
+        network=profile.network,
+        method=method,
+        train=train,
+        decoupling=decoupling,
+        alpha=alpha,
+        beta=beta,
+        heads=profile.heads,
+        seed=seed,
+    )

@@ -1,0 +1,229 @@
+"""Specs and records as plain JSON: every number of every table is one record, found by the hash of its spec."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import platform
+import subprocess
+import types
+import typing
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sedona_nb.decoupling import Decoupling
+from sedona_nb.devices import describe
+from sedona_nb.errors import SedonaError, choose
+from sedona_nb.heads import HeadConfig
+from sedona_nb.networks import NetworkConfig
+from sedona_nb.search import SearchConfig
+from sedona_nb.training import TrainConfig
+
+FORMAT = 1  # of the record files; raised when a field changes its meaning
+METHODS = ("backprop", "predsim", "dgl", "sedona", "continuous")
+Rows = tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class SearchSpec:
+    """What fixes the outcome of a search."""
+
+    data: str  # the data set's name as shown, e.g. "cifar10-jpeg"
+    fingerprint: str  # of its pictures
+    network: NetworkConfig
+    search: SearchConfig
+    heads: HeadConfig = field(default_factory=HeadConfig)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """What fixes the outcome of a training run.
+
+    `decoupling` says where to cut; only method "continuous" has none, and `alpha` and `beta` instead.
+    """
+
+    data: str
+    fingerprint: str
+    network: NetworkConfig
+    method: str
+    train: TrainConfig
+    decoupling: Decoupling | None = None
+    alpha: Rows | None = None
+    beta: Rows | None = None
+    heads: HeadConfig = field(default_factory=HeadConfig)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        choose(self.method, METHODS, "method")
+        if (self.method == "continuous") != (self.decoupling is None) or (self.alpha is None) != (
+            self.beta is None
+        ):
+            raise SedonaError('method "continuous" needs alpha and beta, every other method a decoupling')
+
+
+Spec = SearchSpec | RunSpec
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where and with what a record was made."""
+
+    device: str
+    threads: int
+    seconds: float
+    peak_memory: int  # bytes, of the process on a CPU, of the device otherwise
+    python: str
+    torch: str
+    torchvision: str
+    package: str
+    commit: str | None  # of this repository; "+" behind it: with changes that were not committed
+    profile: str  # which sizes were asked for; the spec has the sizes themselves
+
+
+@dataclass(frozen=True)
+class Record:
+    """A spec, what came out (plain JSON), and where."""
+
+    spec: Spec
+    result: dict[str, Any]
+    provenance: Provenance
+
+    def to_json(self) -> str:
+        """The file's text."""
+        kind = "search" if isinstance(self.spec, SearchSpec) else "training"
+        content = {
+            "format": FORMAT,
+            "kind": kind,
+            "spec": dataclasses.asdict(self.spec),
+            "result": self.result,
+            "provenance": dataclasses.asdict(self.provenance),
+        }
+        return json.dumps(content, indent=1, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Record:
+        """The record of a file's text.
+
+        Raises:
+            SedonaError: not JSON, another format, or fields missing or unknown.
+        """
+        try:
+            content = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise SedonaError(f"not JSON ({error})") from None
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            found = content.get("format") if isinstance(content, dict) else None
+            raise SedonaError(f"record format {found!r}; this version reads format {FORMAT}")
+        kinds = {"search": SearchSpec, "training": RunSpec}
+        try:
+            spec_class = kinds[choose(content["kind"], kinds, "kind of record")]
+            return cls(
+                decode(spec_class, content["spec"]), content["result"], decode(Provenance, content["provenance"])
+            )
+        except KeyError as error:
+            raise SedonaError(f"field {error} is missing") from None
+
+
+def spec_hash(spec: Spec) -> str:
+    """12 hexadecimal digits that depend on all of `spec` but on where its decoupling is said to come from."""
+    content = dataclasses.asdict(spec)
+    if content.get("decoupling"):
+        del content["decoupling"]["source"]
+    text = json.dumps([FORMAT, type(spec).__name__, content], sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def decode(cls: type, content: Any) -> Any:
+    """Build dataclass `cls` from what `dataclasses.asdict` and JSON made of it.
+
+    Raises:
+        SedonaError: a field is missing or unknown, or a value is not allowed.
+    """
+    if not isinstance(content, dict):
+        raise SedonaError(f"{cls.__name__} must be an object, not {type(content).__name__}")
+    hints = typing.get_type_hints(cls)
+    names = {part.name for part in dataclasses.fields(cls)}
+    if set(content) != names:
+        wrong = sorted(set(content) ^ names)
+        raise SedonaError(f"{cls.__name__}: fields missing or unknown: {', '.join(map(str, wrong))}")
+    return cls(**{name: _decode_value(hints[name], value) for name, value in content.items()})
+
+
+def _decode_value(hint: Any, value: Any) -> Any:
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        if value is None:
+            return None
+        hint = next(option for option in typing.get_args(hint) if option is not type(None))
+    if dataclasses.is_dataclass(hint):
+        return decode(hint, value)
+    if typing.get_origin(hint) is tuple:
+        return _as_tuple(value)
+    return value
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(map(_as_tuple, value)) if isinstance(value, list) else value
+
+
+def provenance(device: torch.device, seconds: float, peak_memory: int, profile: str) -> Provenance:
+    """The provenance of something that just ran here."""
+    return Provenance(
+        device=describe(device),
+        threads=torch.get_num_threads(),
+        seconds=round(seconds, 2),
+        peak_memory=peak_memory,
+        python=platform.python_version(),
+        torch=torch.__version__,
+        torchvision=_version("torchvision"),
+        package=_version("sedona-nb"),
+        commit=_commit(),
+        profile=profile,
+    )
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+@functools.cache
+def _commit() -> str | None:
+    """The commit of the folder that this file lies in, if it is a git checkout."""
+
+    def git(*arguments: str) -> str:
+        here = Path(__file__).resolve().parent
+        return subprocess.run(
+            ["git", *arguments], cwd=here, capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", "*.py")
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def protocol(spec: Spec) -> str:
+    """One line for captions: what ran, on what, for how long."""
+    network = f"{spec.network.name} {spec.network.width:g}x"
+    if isinstance(spec, SearchSpec):
+        config = spec.search
+        return (
+            f"{network}, {spec.data}, {config.pretrain_steps:,} pretraining steps, {config.outer_steps:,} outer "
+            f"steps, T = {config.inner.steps}, batch {config.inner.batch_size}, objective {config.objective}"
+        )
+    config = spec.train
+    warmup = f" after {config.warmup_steps} of warm-up" if config.warmup_steps else ""
+    return (
+        f"{network}, {spec.data}, {config.steps:,} steps of {config.batch_size}, "
+        f"{config.optimizer} rate {config.lr:g}{warmup}"
+    )

@@ -1,0 +1,180 @@
+"""Ask for a run, get its record: what exists is not trained again, what was interrupted continues.
+
+store = RunStore("results")
+record = find_or_train(spec, pictures, store)
+print(record.result["best"]["test"]["top1"])
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import torch
+
+from sedona_nb import devices, search, training
+from sedona_nb import relaxed as relax
+from sedona_nb.atomic import write_text
+from sedona_nb.blocks import decouple
+from sedona_nb.continuous import ContinuousNetwork
+from sedona_nb.data import ImageData
+from sedona_nb.errors import SedonaError
+from sedona_nb.records import Record, RunSpec, SearchSpec, Spec, provenance, spec_hash
+from sedona_nb.seeds import mix
+
+
+class RunStore:
+    """A folder of records, one JSON file each, named by the hash of its spec.
+
+    Checkpoints of runs in progress lie in its subfolder `checkpoints` and go when the record is written.
+    """
+
+    def __init__(self, folder: Path | str):
+        self.folder = Path(folder)
+
+    def path(self, spec: Spec) -> Path:
+        """Where the record of `spec` is or would be."""
+        return self.folder / f"{spec_hash(spec)}.json"
+
+    def checkpoints(self, spec: Spec) -> Path:
+        """The folder for what a run in progress has to remember."""
+        return self.folder / "checkpoints" / spec_hash(spec)
+
+    def load(self, spec: Spec) -> Record | None:
+        """The record of `spec`, or None.
+
+        Raises:
+            SedonaError: there is a file, but it is no record of this spec.
+        """
+        path = self.path(spec)
+        if not path.is_file():
+            return None
+        record = self._read(path)
+        if spec_hash(record.spec) != spec_hash(spec):
+            raise SedonaError(f"{path} holds the record of another spec; remove it")
+        return record
+
+    def save(self, record: Record) -> Path:
+        """Write `record`, atomically, and drop its checkpoints; returns the file."""
+        path = write_text(self.path(record.spec), record.to_json())
+        shutil.rmtree(self.checkpoints(record.spec), ignore_errors=True)
+        return path
+
+    def forget(self, spec: Spec) -> None:
+        """Remove the record and checkpoints of `spec`, so that it is run anew."""
+        self.path(spec).unlink(missing_ok=True)
+        shutil.rmtree(self.checkpoints(spec), ignore_errors=True)
+
+    def records(self) -> list[Record]:
+        """All records, in the order of their names.
+
+        Raises:
+            SedonaError: a file that is no record (which, and why).
+        """
+        return [self._read(path) for path in sorted(self.folder.glob("*.json"))]
+
+    def _read(self, path: Path) -> Record:
+        try:
+            return Record.from_json(path.read_text(encoding="utf-8"))
+        except (SedonaError, TypeError, UnicodeDecodeError) as error:
+            raise SedonaError(f"{path} is no record: {error}; mend or remove it") from None
+
+
+def find_or_search(
+    spec: SearchSpec,
+    pictures: ImageData,
+    store: RunStore,
+    device: torch.device | str = "cpu",
+    profile: str = "",
+) -> Record:
+    """The record of a search; searched, or continued, if the store has none.
+
+    Its result holds every field of `search.SearchResult`, tensors as nested lists; `search_result` gives it back.
+
+    Raises:
+        SedonaError: the pictures are not the spec's, or as in `search.run`.
+    """
+    found = store.load(spec)
+    if found is not None:
+        return found
+    _check_pictures(spec, pictures)
+    device = torch.device(device)
+    outcome = search.run(
+        pictures, spec.network, spec.search, spec.heads, spec.seed, device, store.checkpoints(spec)
+    )
+    result = {
+        name: value.tolist() if isinstance(value, torch.Tensor) else value
+        for name, value in ((part.name, getattr(outcome, part.name)) for part in dataclasses.fields(outcome))
+    }
+    origin = provenance(device, outcome.seconds, devices.peak_memory(device), profile)
+    record = Record(spec, result, origin)
+    store.save(record)
+    return record
+
+
+def search_result(record: Record) -> search.SearchResult:
+    """The `SearchResult` of a search's record; float32 tensors, exactly as they were."""
+    tensors = ("alpha", "beta", "alpha_history", "beta_history", "alpha_gradients", "outer_losses")
+    values = dict(record.result)
+    values.update({name: torch.tensor(values[name]) for name in tensors})
+    values["pretraining"] = [tuple(row) for row in values["pretraining"]]
+    return search.SearchResult(**values)
+
+
+def find_or_train(
+    spec: RunSpec,
+    pictures: ImageData,
+    store: RunStore,
+    device: torch.device | str = "cpu",
+    profile: str = "",
+) -> Record:
+    """The record of a training run; trained, or continued, if the store has none.
+
+    Its result: "best" and "last" ({"step", "validation", "test"}, errors as in `evaluate.Errors`), "curve".
+
+    Raises:
+        SedonaError: the pictures are not the spec's, or as in `training.train`.
+    """
+    found = store.load(spec)
+    if found is not None:
+        return found
+    _check_pictures(spec, pictures)
+    device = torch.device(device)
+    outcome = training.train(
+        build(spec, pictures),
+        pictures,
+        spec.train,
+        spec.seed,
+        device,
+        store.checkpoints(spec),
+        label=f"{spec.method}, seed {spec.seed}",
+    )
+    result = {
+        "best": dataclasses.asdict(outcome.best),
+        "last": dataclasses.asdict(outcome.last),
+        "curve": [[step, list(losses), error] for step, losses, error in outcome.curve],
+    }
+    record = Record(spec, result, provenance(device, outcome.seconds, devices.peak_memory(device), profile))
+    store.save(record)
+    return record
+
+
+def build(spec: RunSpec, pictures: ImageData) -> torch.nn.Module:
+    """The network that a run of `spec` starts with; methods of one seed share the base network's weights."""
+    network = spec.network.build(
+        pictures.num_classes, pictures.image_size, pictures.in_channels, mix(spec.seed, "network")
+    )
+    seed = mix(spec.seed, "heads")
+    if spec.decoupling is not None:
+        return decouple(network, spec.decoupling, pictures.num_classes, spec.network.width, spec.heads, seed)
+    relaxed = relax.relax(network, pictures.num_classes, spec.network.width, config=spec.heads, seed=seed)
+    return ContinuousNetwork(relaxed, torch.tensor(spec.alpha), torch.tensor(spec.beta))
+
+
+def _check_pictures(spec: Spec, pictures: ImageData) -> None:
+    if (spec.data, spec.fingerprint) != (pictures.name, pictures.fingerprint):
+        raise SedonaError(
+            f"the spec is for {spec.data} ({spec.fingerprint}), the pictures are {pictures.name} "
+            f"({pictures.fingerprint})"
+        )

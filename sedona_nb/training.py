@@ -1,0 +1,282 @@
+"""The serial trainer: the reference semantics of every method (Appendix E.2).
+
+    network = blocks.decouple(...)                    # backprop, DGL, PredSim, SEDONA: a Decoupling each
+    outcome = training.train(network, pictures, TrainConfig(), seed=0)
+
+Part of the training pictures is held out and decides which checkpoint is the best; the test pictures are looked at
+twice at the end, for the best and the last checkpoint, and decide nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from sedona_nb import data, devices, evaluate, progress
+from sedona_nb.atomic import load_tensors, save_tensors
+from sedona_nb.batches import BatchStream, DevicePictures, evaluation_batches
+from sedona_nb.blocks import LocalLoss
+from sedona_nb.errors import SedonaError, choose
+from sedona_nb.rates import cosine
+from sedona_nb.seeds import mix
+
+OPTIMIZERS = ("sgd", "adam")
+EVALUATION_BATCH = 500  # pictures; no result depends on it, running statistics are fixed in evaluation
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The evaluation stage; defaults are the paper's on CIFAR-10."""
+
+    steps: int = 64_000
+    batch_size: int = 128
+    optimizer: str = "sgd"  # "adam": PredSim on Tiny-ImageNet
+    lr: float = 0.1
+    lr_min: float = 0.001  # end of the cosine
+    warmup_steps: int = 0  # the paper has none; short schedules may need it
+    momentum: float = 0.9
+    weight_decay: float = 1e-4  # ResNet-152: 2e-4
+    loss: LocalLoss = field(default_factory=LocalLoss)
+    held_out: float = 0.1  # share of the training pictures that selects the best checkpoint
+    evaluate_every: int = 100  # not in the paper; the released code's
+    padding: int | None = None  # crop padding; None: the data set's own; released code on CIFAR-10: 2
+
+    def __post_init__(self) -> None:
+        choose(self.optimizer, OPTIMIZERS, "optimizer")
+        if self.steps < 1 or self.evaluate_every < 1 or not 0 <= self.warmup_steps < self.steps:
+            raise SedonaError(
+                f"{self.steps} steps, evaluated every {self.evaluate_every}, {self.warmup_steps} of warm-up: "
+                "allowed are at least one step, one step between evaluations, and a warm-up shorter than the run"
+            )
+
+    def rate(self, step: int) -> float:
+        """Learning rate of `step`: a linear warm-up, then a cosine to `lr_min`."""
+        if step < self.warmup_steps:
+            return self.lr * (step + 1) / self.warmup_steps
+        return cosine(step - self.warmup_steps, self.steps - self.warmup_steps, self.lr, self.lr_min)
+
+
+class Trainable(Protocol):
+    """What `train` needs of a network; `blocks.BlockNetwork` and `continuous.ContinuousNetwork` have it."""
+
+    names: list[str]  # of the local losses, for messages
+
+    def groups(self) -> list[list[nn.Parameter]]:
+        """Parameters, one group an optimiser."""
+
+    def backward(self, images: Tensor, labels: Tensor, config: LocalLoss) -> Tensor:
+        """Fill `.grad` and return the local losses."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A state of the network that was tested: after `step` steps, with errors in percent."""
+
+    step: int
+    validation: evaluate.Errors
+    test: evaluate.Errors
+
+
+@dataclass(frozen=True)
+class TrainOutcome:
+    """What a training run leaves.
+
+    Attributes:
+        best: the checkpoint with the lowest validation error (the earliest, among equals).
+        last: the final weights.
+        curve: rows (step, mean local losses since the row before, validation error in percent).
+        seconds: time spent, over all pieces of a resumed run, evaluation included.
+    """
+
+    best: Checkpoint
+    last: Checkpoint
+    curve: list[tuple[int, tuple[float, ...], float]]
+    seconds: float
+
+
+def make_optimizers(network: Trainable, config: TrainConfig) -> list[torch.optim.Optimizer]:
+    """One optimiser a group of parameters, so that a block can step whenever its own gradients are there."""
+    if config.optimizer == "adam":
+        return [torch.optim.Adam(group, config.lr, weight_decay=config.weight_decay) for group in network.groups()]
+    return [
+        torch.optim.SGD(group, config.lr, config.momentum, weight_decay=config.weight_decay, fused=True)
+        for group in network.groups()
+    ]
+
+
+def train_step(
+    network: Trainable,
+    optimizers: list[torch.optim.Optimizer],
+    batch: tuple[Tensor, Tensor],
+    lr: float,
+    loss: LocalLoss,
+) -> Tensor:
+    """One greedy step of every block; returns the local losses before it, detached."""
+    for optimizer in optimizers:
+        optimizer.zero_grad(set_to_none=True)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+    losses = network.backward(*batch, loss)
+    for optimizer in optimizers:
+        optimizer.step()
+    return losses
+
+
+def train(
+    network: nn.Module,
+    pictures: data.ImageData,
+    config: TrainConfig,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    folder: Path | str | None = None,
+    label: str = "training",
+    on_step: Callable[[int], None] | None = None,
+) -> TrainOutcome:
+    """Train, select, test; from wherever `folder` says the run stands.
+
+    Args:
+        network: a `Trainable` module; changed in place, ends with its last weights.
+        pictures: the data set.
+        config: the schedule.
+        seed: of the split and the batches.
+        device: where to compute.
+        folder: for a checkpoint at every evaluation; None: a killed run is lost.
+        label: in front of the progress bar.
+        on_step: called with the number of steps done after each of them.
+
+    Raises:
+        SedonaError: a local loss that is not finite (which block, which step), or a folder of another run.
+    """
+    run = _Run(network, pictures, config, seed, torch.device(device), None if folder is None else Path(folder))
+    run.resume()
+    with progress.bar(config.steps, label) as bar:
+        bar.update(run.step)
+        while run.step < config.steps:
+            run.advance()
+            if run.step % config.evaluate_every == 0 or run.step == config.steps:
+                run.evaluate()
+                bar.update(0, loss=run.curve[-1][1][-1], validation_error=run.curve[-1][2])
+            bar.update()
+            if on_step is not None:
+                on_step(run.step)
+    return run.outcome()
+
+
+class _Run:
+    """A training run in progress."""
+
+    def __init__(self, network, pictures, config, seed, device, folder):
+        self.network = network.to(device, memory_format=torch.channels_last)
+        self.config, self.device, self.folder = config, device, folder
+        self.optimizers = make_optimizers(network, config)
+        self.augmentation = pictures.augmentation
+        if config.padding is not None:
+            self.augmentation = self.augmentation.with_padding(config.padding)
+        self.pictures = pictures
+        self.train_pictures = DevicePictures.prepare(pictures.train_images, device)
+        self.held_out, kept = data.split(len(pictures.train_labels), config.held_out, seed)
+        self.stream = BatchStream(
+            self.train_pictures,
+            pictures.train_labels,
+            kept,
+            config.batch_size,
+            self.augmentation,
+            mix(seed, "training"),
+            device,
+        )
+        self.identity = repr((pictures.fingerprint, config, seed))
+        self.step = 0
+        self.curve: list[tuple[int, tuple[float, ...], float]] = []
+        self.best: dict | None = None  # step, error, and the network's state
+        self.seconds = 0.0
+        self.pending: list[Tensor] = []  # losses since the last evaluation, left on the device
+        self.clock = time.perf_counter()
+
+    def advance(self) -> None:
+        """One step."""
+        self.network.train()
+        batch = self.stream.batch(self.step)
+        losses = train_step(self.network, self.optimizers, batch, self.config.rate(self.step), self.config.loss)
+        self.pending.append(losses)
+        self.step += 1
+
+    def evaluate(self) -> None:
+        """Validation error, the best checkpoint so far, a checkpoint on disk."""
+        losses = torch.stack(self.pending)  # (steps, blocks)
+        self._refuse_non_finite(losses)
+        self.pending = []
+        found = self.errors("validation", ensembles=1)
+        self.curve.append((self.step, tuple(losses.mean(0).tolist()), found.top1))
+        if self.best is None or found.top1 < self.best["error"]:
+            state = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
+            self.best = {"step": self.step, "error": found.top1, "state": state}
+        self._save()
+
+    def errors(self, split: str, ensembles: int | None = None) -> evaluate.Errors:
+        """Errors on the "validation" or "test" pictures."""
+        if split == "validation":
+            source = (self.train_pictures, self.pictures.train_labels, self.held_out)
+        else:
+            source = (self.pictures.test_images, self.pictures.test_labels, None)
+        batches = evaluation_batches(*source, EVALUATION_BATCH, self.augmentation, self.device)
+        return evaluate.errors(self.network, batches, ensembles)
+
+    def outcome(self) -> TrainOutcome:
+        """Test the last and the best checkpoint; the network ends with its last weights."""
+        last = Checkpoint(self.step, self.errors("validation"), self.errors("test"))
+        final = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
+        self.network.load_state_dict(self.best["state"])
+        best = Checkpoint(self.best["step"], self.errors("validation"), self.errors("test"))
+        self.network.load_state_dict(final)
+        return TrainOutcome(best, last, self.curve, self._elapsed())
+
+    def resume(self) -> None:
+        """Take up the checkpoint of the folder, if there is one."""
+        if self.folder is None or not (self.folder / "training.pt").is_file():
+            return
+        saved = load_tensors(self.folder / "training.pt", self.device)
+        if saved["identity"] != self.identity:
+            raise SedonaError(f"{self.folder} holds a run with other settings; choose another folder")
+        self.network.load_state_dict(saved["network"])
+        for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+        self.step, self.curve, self.best, self.seconds = (
+            saved[key] for key in ("step", "curve", "best", "seconds")
+        )
+
+    def _save(self) -> None:
+        if self.folder is None:
+            return
+        self.seconds = self._elapsed()
+        self.clock = time.perf_counter()
+        save_tensors(
+            self.folder / "training.pt",
+            {
+                "identity": self.identity,
+                "network": self.network.state_dict(),
+                "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+                "step": self.step,
+                "curve": self.curve,
+                "best": self.best,
+                "seconds": self.seconds,
+            },
+        )
+
+    def _elapsed(self) -> float:
+        devices.synchronize(self.device)
+        return self.seconds + time.perf_counter() - self.clock
+
+    def _refuse_non_finite(self, losses: Tensor) -> None:
+        bad = (~torch.isfinite(losses)).nonzero()
+        if len(bad):
+            step, block = bad[0].tolist()
+            raise SedonaError(
+                f"the loss of {self.network.names[block]} is {losses[step, block].item():g} at step "
+                f"{self.step - len(losses) + step}; lower the learning rate (here {self.config.lr:g})"
+            )

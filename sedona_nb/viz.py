@@ -1,0 +1,30 @@
+"""Every drawing of the suite under one roof: each takes plain data and returns a matplotlib Figure.
+
+`save(figure, name, folder, data)` keeps one as SVG and PNG beside the CSV that it is drawn from.
+"""
+
+from sedona_nb.charts import (
+    alpha_bars,
+    configuration_counts,
+    depth_profile,
+    method_bars,
+    search_history,
+    training_curves,
+)
+from sedona_nb.diagrams import backward_graphs, decoupling_diagram, search_space
+from sedona_nb.drawing import Drawing, drawing, save
+
+__all__ = [
+    "Drawing",
+    "alpha_bars",
+    "backward_graphs",
+    "configuration_counts",
+    "decoupling_diagram",
+    "depth_profile",
+    "drawing",
+    "method_bars",
+    "save",
+    "search_history",
+    "search_space",
+    "training_curves",
+]

@@ -1,0 +1,205 @@
+"""The hypergradient: two backends, finite differences, and how deep each objective reaches."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from toys import float64, relative, toy_batch, toy_relaxed, toy_weights
+
+from sedona_nb import bilevel
+from sedona_nb.bilevel import InnerConfig, Weights, hypergradient, inner_step, outer_loss
+from sedona_nb.errors import SedonaError
+from sedona_nb.networks import build_vgg, initialize
+from sedona_nb.relaxed import relax
+
+LR = 0.05
+
+
+def problem(kind: str, steps: int, seed: int = 0):
+    """Everything that `hypergradient` takes, but objective and backend."""
+    relaxed = toy_relaxed(kind).train()
+    generator = torch.Generator().manual_seed(seed)
+    weights = toy_weights(relaxed, generator)
+    rows = relaxed.num_layers - 1
+    alpha = 0.5 * torch.randn(rows, 2, generator=generator)
+    beta = 0.5 * torch.randn(rows, 4, generator=generator)
+    # 16 pictures: with 6, on maps of one pixel, BatchNorm lets rounding errors grow by a factor of 10^5.
+    batches = [toy_batch(generator, 16) for _ in range(steps)]
+    return relaxed, weights, alpha, beta, batches, toy_batch(generator, 16), LR, InnerConfig(steps=steps)
+
+
+@pytest.mark.parametrize("objective", bilevel.OBJECTIVES)
+@pytest.mark.parametrize("steps", [1, 3, 5])
+@pytest.mark.parametrize("kind", ["vgg", "resnet"])
+class TestHypergradient:
+    def test_higher_and_functional_agree(self, kind, steps, objective):
+        with float64():
+            task = problem(kind, steps)
+            functional = hypergradient(*task, objective, "functional")
+            higher = hypergradient(*task, objective, "higher")
+        assert relative(higher.alpha, functional.alpha) < 1e-10
+        assert relative(higher.beta, functional.beta) < 1e-10
+        assert higher.outer_loss == pytest.approx(functional.outer_loss, rel=1e-12)
+
+    def test_agrees_with_central_differences(self, kind, steps, objective):
+        h = 1e-7  # larger steps cross kinks of the ReLUs
+        with float64():
+            task = problem(kind, steps, seed=1)
+            relaxed, weights, alpha, beta, *rest = task
+            found = hypergradient(*task, objective)
+            generator = torch.Generator().manual_seed(9)
+            for _ in range(3):
+                a = torch.randn(alpha.shape, generator=generator)
+                b = torch.randn(beta.shape, generator=generator)
+
+                def value(t, a=a, b=b):
+                    moved = relaxed, weights, alpha + t * a, beta + t * b, *rest
+                    return outer_loss(*moved, objective, create_graph=False).item()
+
+                difference = (value(h) - value(-h)) / (2 * h)
+                slope = ((found.alpha * a).sum() + (found.beta * b).sum()).item()
+                assert slope == pytest.approx(difference, rel=5e-4)
+
+
+def test_each_alpha_and_beta_alone_agrees_with_central_differences():
+    """Entry by entry, so that no error can hide in a sum over directions."""
+    h = 1e-7
+    with float64():
+        task = problem("vgg", 2, seed=3)
+        relaxed, weights, alpha, beta, *rest = task
+        found = hypergradient(*task)
+        for wanted, position in ((found.alpha, 0), (found.beta, 1)):
+            for entry in range(wanted.numel()):
+                values = []
+                for sign in (h, -h):
+                    moved = [alpha.clone(), beta.clone()]
+                    moved[position].view(-1)[entry] += sign
+                    values.append(outer_loss(relaxed, weights, *moved, *rest, create_graph=False).item())
+                difference = (values[0] - values[1]) / (2 * h)
+                assert wanted.view(-1)[entry].item() == pytest.approx(difference, rel=5e-4, abs=1e-8)
+
+
+def test_inner_step_is_the_step_of_torch_sgd():
+    with float64():
+        relaxed, weights, alpha, beta, batches, *_ = problem("resnet", 1)
+        inner = InnerConfig()
+        module = copy.deepcopy(relaxed)
+        module.load_state_dict({**weights.parameters, **weights.buffers})
+        optimizer = torch.optim.SGD(module.parameters(), LR, inner.momentum, weight_decay=inner.weight_decay)
+        shares = alpha.softmax(1), beta.softmax(1)
+        outputs = bilevel.relax.forward(
+            relaxed, weights.parameters, {n: b.clone() for n, b in weights.buffers.items()}, batches[0][0], *shares
+        )
+        losses = bilevel.relax.local_losses(outputs, batches[0][1], inner.loss)
+        gradient = bilevel.relax.mixed_gradient(
+            relaxed, weights.parameters, outputs.activations, losses, shares[0]
+        )
+        for name, parameter in module.named_parameters():
+            optimizer.state[parameter]["momentum_buffer"] = weights.momenta[name].clone()
+            parameter.grad = gradient[name]
+        optimizer.step()
+        stepped, values = inner_step(relaxed, weights, *shares, batches[0], LR, inner)
+    for name, parameter in module.named_parameters():
+        torch.testing.assert_close(stepped.parameters[name], parameter, rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(
+            stepped.momenta[name], optimizer.state[parameter]["momentum_buffer"], rtol=1e-12, atol=1e-14
+        )
+    torch.testing.assert_close(values, torch.stack([loss.detach() for loss in losses]))
+
+
+@pytest.mark.parametrize("backend", bilevel.BACKENDS)
+def test_nothing_given_is_changed(backend):
+    with float64():
+        task = problem("vgg", 3)
+        relaxed, weights, alpha, beta = task[:4]
+        own = {name: value.clone() for name, value in relaxed.state_dict().items()}
+        given = [{name: value.detach().clone() for name, value in part.items()} for part in weights]
+        hypergradient(*task, "validation", backend)
+    for name, value in relaxed.state_dict().items():
+        assert torch.equal(value, own[name]), name
+    for before, part in zip(given, weights, strict=True):
+        assert all(torch.equal(before[name], value) for name, value in part.items())
+    assert not alpha.requires_grad
+    assert not beta.requires_grad
+
+
+def depth_profile(objective: str, layers: int = 16) -> torch.Tensor:
+    """log10 of |d alpha| a layer at alpha = beta = 0, in a VGG of equal layers: (layers - 1,)."""
+    network = build_vgg((8,) * layers, 1.0, 5, 8, hidden=16)
+    initialize(network, 0)
+    relaxed = relax(network, 5, 1 / 64, seed=1).train()
+    generator = torch.Generator().manual_seed(2)
+    weights = toy_weights(relaxed, generator)
+    weights = Weights(weights.parameters, {n: 0 * m for n, m in weights.momenta.items()}, weights.buffers)
+    zeros = torch.zeros(layers - 1, 2), torch.zeros(layers - 1, 4)
+    batches = [toy_batch(generator, 32) for _ in range(5)]
+    found = hypergradient(
+        relaxed, weights, *zeros, batches, toy_batch(generator, 64), 0.05, InnerConfig(steps=5), objective
+    )
+    return found.alpha.abs().sum(1).log10()
+
+
+def slope(profile: torch.Tensor) -> float:
+    """Least-squares slope a layer."""
+    x = torch.arange(len(profile), dtype=profile.dtype)
+    x = x - x.mean()
+    return ((x * profile).sum() / x.square().sum()).item()
+
+
+def test_released_objective_starves_upper_layers_and_validation_does_not():
+    """RECIPES F1: the released objective carries prod_{j<l} abar_2,j = 2^-(l-1) to layer l at alpha = 0."""
+    half = torch.tensor(0.5).log10().item()  # -0.301 a layer
+    with float64():
+        released, validation = slope(depth_profile("released")), slope(depth_profile("validation"))
+    assert released == pytest.approx(half, abs=0.1)
+    assert abs(validation) < 0.1
+
+
+def test_wrong_requests_are_refused_in_one_line():
+    with float64():
+        relaxed, weights, alpha, beta, batches, outer, lr, inner = problem("vgg", 1)
+
+        def call(alpha=alpha, beta=beta, batches=batches, lr=lr, inner=inner, **names):
+            hypergradient(relaxed, weights, alpha, beta, batches, outer, lr, inner, **names)
+
+        with pytest.raises(SedonaError, match="unknown objective 'valid'; allowed: validation, released"):
+            call(objective="valid")
+        with pytest.raises(SedonaError, match="unknown backend 'adjiont'"):
+            call(backend="adjiont")
+        with pytest.raises(SedonaError, match="alpha has shape"):
+            call(alpha=alpha[:1])
+        with pytest.raises(SedonaError, match="1 inner batches for 2 inner steps"):
+            call(inner=replace(inner, steps=2))
+        with pytest.raises(SedonaError, match="0 inner steps: at least 1"):
+            InnerConfig(steps=0)
+        with pytest.raises(SedonaError, match=r"the outer loss is nan .*lower the rate"):
+            call(lr=1e200)
+        images, labels = batches[0]
+        with pytest.raises(SedonaError, match="the loss of layer 1 of 4 is nan"):
+            call(batches=[(images * float("nan"), labels)])
+
+
+def test_on_every_device(device):
+    """Float32 on the device at hand agrees with float64 on the CPU on a network that has taken some steps."""
+    with float64():
+        task = problem("resnet", 2)
+        wanted = hypergradient(*task)
+
+    def move(value):
+        if isinstance(value, torch.Tensor):
+            value = value.detach().to(device)
+            return value.float() if value.is_floating_point() else value
+        if isinstance(value, dict):
+            return {name: move(part) for name, part in value.items()}
+        return type(value)(map(move, value)) if isinstance(value, list) else tuple(map(move, value))
+
+    relaxed, weights, alpha, beta, batches, outer, lr, inner = task
+    there = copy.deepcopy(relaxed).to(device).float()
+    found = hypergradient(
+        there, Weights(*map(move, weights)), move(alpha), move(beta), move(batches), move(outer), lr, inner
+    )
+    assert relative(found.alpha.double().cpu(), wanted.alpha) < 1e-2
+    assert relative(found.beta.double().cpu(), wanted.beta) < 1e-2

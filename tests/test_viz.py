@@ -1,0 +1,182 @@
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from IPython.core.formatters import DisplayFormatter
+
+from sedona_nb import paper, viz, widgets
+from sedona_nb.decoupling import Decoupling
+from sedona_nb.errors import SedonaError, TieWarning
+
+ALPHA = torch.linspace(-3, 3, 30).reshape(15, 2).flip(0).mul(torch.tensor([1.0, -0.5])) + torch.randn(
+    15, 2, generator=torch.Generator().manual_seed(0)
+)
+BETA = torch.randn(15, 4, generator=torch.Generator().manual_seed(1))
+METHODS = pd.DataFrame(
+    {"method": ["backprop", "dgl"], "paper": [7.14, 8.3], "ours": [9.0, np.nan], "spread": [0.2, np.nan]}
+)
+CURVE = pd.DataFrame({"step": [0, 10, 20], "error": [90.0, 40.0, 31.25]})
+
+DRAWINGS = {
+    "backward_graphs": viz.backward_graphs,
+    "search_space": viz.search_space,
+    "search_space of a decoupling": lambda: viz.search_space(
+        decoupling=Decoupling(5, (1, 4), ("aux2", "aux4")), num_heads=4
+    ),
+    "alpha_bars": lambda: viz.alpha_bars(ALPHA),
+    "alpha_bars of several": lambda: viz.alpha_bars({"vgg19": ALPHA, "short": ALPHA[:5], "third": ALPHA}),
+    "decoupling_diagram": lambda: viz.decoupling_diagram(Decoupling.published("resnet152", 8)),
+    "decoupling_diagram of several": lambda: viz.decoupling_diagram(
+        {
+            "SEDONA": Decoupling.published("vgg19", 4),
+            "DGL": Decoupling.uniform(16, 4),
+            "1": Decoupling.backprop(16),
+        }
+    ),
+    "depth_profile": lambda: viz.depth_profile({"a": 0.1 * 0.5 ** torch.arange(9), "b": torch.zeros(9)}),
+    "search_history": lambda: viz.search_history(ALPHA.expand(6, 15, 2), BETA.expand(6, 15, 4)),
+    "search_history of alpha": lambda: viz.search_history(ALPHA.expand(6, 15, 2)),
+    "training_curves": lambda: viz.training_curves({"sedona": CURVE, "empty": CURVE[:0]}),
+    "method_bars": lambda: viz.method_bars(METHODS),
+    "method_bars of networks": lambda: viz.method_bars(
+        pd.concat([METHODS.assign(network=name) for name in ("vgg19", "resnet50", "resnet101")])
+    ),
+    "configuration_counts": lambda: viz.configuration_counts(num_blocks=4),
+}
+
+
+def texts(figure: matplotlib.figure.Figure) -> list[matplotlib.text.Text]:
+    """Every text that a reader sees."""
+    figure.canvas.draw()
+    found = [t for t in figure.findobj(matplotlib.text.Text) if t.get_visible() and t.get_text().strip()]
+    beyond = set()  # labels of ticks outside the axes exist, but are not painted
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        low, high = sorted(axis.get_view_interval())
+        outside = [t for t in axis.get_major_ticks() if not low - 1e-9 <= t.get_loc() <= high + 1e-9]
+        ticks = outside if axis.axes.axison else axis.get_major_ticks()
+        beyond |= {label for tick in ticks for label in (tick.label1, tick.label2)}
+    return [t for t in found if t not in beyond]
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_texts_neither_overlap_nor_leave_the_page(name):
+    figure = DRAWINGS[name]()
+    boxes = [(t.get_text(), t.get_window_extent()) for t in texts(figure)]
+    assert boxes
+    page = figure.bbox.padded(1.5)
+    for i, (text, box) in enumerate(boxes):
+        assert page.x0 <= box.x0, text
+        assert box.x1 <= page.x1, text
+        assert page.y0 <= box.y0, text
+        assert box.y1 <= page.y1, text
+        for other, there in boxes[:i]:
+            assert not box.padded(-1).overlaps(there.padded(-1)), (text, other)
+
+
+def test_drawing_leaves_global_settings_and_pyplot_alone():
+    import matplotlib.pyplot as plt
+
+    before, open_figures = dict(matplotlib.rcParams), plt.get_fignums()
+    for draw in DRAWINGS.values():
+        draw().canvas.draw()
+    assert dict(matplotlib.rcParams) == before
+    assert plt.get_fignums() == open_figures
+
+
+def test_save_writes_three_files_with_the_same_bytes_every_time(tmp_path):
+    data = {"layer": [1, 2], "share": [0.25, 1 / 3]}
+    first = viz.save(viz.alpha_bars(ALPHA), "alpha", tmp_path / "one", data)
+    second = viz.save(viz.alpha_bars(ALPHA), "alpha", tmp_path / "two", pd.DataFrame(data))
+    assert [path.name for path in first] == ["alpha.svg", "alpha.png", "alpha.csv"]
+    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == sorted(path.name for path in first)
+    for one, two in zip(first, second, strict=True):
+        assert one.read_bytes() == two.read_bytes()
+    assert b"<dc:date>" not in first[0].read_bytes()
+    assert pd.read_csv(first[2])["share"].tolist() == data["share"]
+    assert len(viz.save(viz.backward_graphs(), "graphs", tmp_path)) == 2
+
+
+def test_saving_one_figure_twice_is_the_same(tmp_path):
+    figure = viz.search_space()
+    assert [p.read_bytes() for p in viz.save(figure, "a", tmp_path)] == [
+        p.read_bytes() for p in viz.save(figure, "b", tmp_path)
+    ]
+
+
+def test_a_figure_shows_itself_in_jupyter():
+    formats, metadata = DisplayFormatter().format(viz.backward_graphs())
+    assert formats["image/png"].startswith(b"\x89PNG")
+    assert metadata["image/png"]["width"] == round(7.6 * 110)
+
+
+def test_alpha_bars_names_the_splits(released_root):
+    alphas = {name: torch.load(released_root / name / "alpha.pt", weights_only=True) for name in paper.NETWORKS}
+    shown = [t.get_text() for t in texts(viz.alpha_bars(alphas))]
+    assert {"K = 4: 6, 13, 14", "K = 4: 10, 11, 12", "K = 4: 7, 11, 12", "K = 4: 11, 13, 17"} <= set(shown)
+    assert "K = 8 adds: 19, 22, 23, 25" in shown
+
+
+def test_search_space_counts_what_it_shows():
+    assert "27 configurations" in viz.search_space().get_suptitle()
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: viz.search_space(num_heads=5),
+        lambda: viz.search_space(4, 5),
+        lambda: viz.search_space(16, 4),
+        lambda: viz.search_space(decoupling=Decoupling(4, (2,), ("mlp-sr",))),
+        lambda: viz.decoupling_diagram([]),
+        lambda: viz.depth_profile({}),
+        lambda: viz.training_curves({"a": pd.DataFrame({"step": [1]})}),
+        lambda: viz.method_bars(METHODS.drop(columns="ours")),
+        lambda: viz.alpha_bars(ALPHA.T),
+        lambda: viz.alpha_bars({}),
+        lambda: viz.search_history(ALPHA),
+        lambda: viz.configuration_counts(num_blocks=0),
+    ],
+)
+def test_mistakes_get_one_line(draw):
+    with pytest.raises(SedonaError):
+        draw()
+
+
+# ---- widgets ----
+
+
+def test_headless_widgets_are_the_static_figures(monkeypatch):
+    monkeypatch.setenv("SEDONA_HEADLESS", "1")
+    assert isinstance(widgets.explore_decoupling(ALPHA, BETA), viz.Drawing)
+    assert isinstance(widgets.explore_decoupling(torch.zeros(3, 2), torch.zeros(3, 4), 2), viz.Drawing)  # a tie
+    assert isinstance(widgets.explore_configurations(), viz.Drawing)
+    with pytest.raises(SedonaError, match=r"1\.\.16"):
+        widgets.explore_decoupling(ALPHA, BETA, num_blocks=17)
+    with pytest.raises(SedonaError, match=r"1\.\.3"):
+        widgets.explore_configurations(num_layers=3)
+
+
+def test_sliders_where_somebody_can_slide(monkeypatch, capsys):
+    from sedona_nb import progress
+
+    monkeypatch.setattr(progress, "headless", lambda: False)
+    explorer = widgets.explore_decoupling(ALPHA, BETA)
+    (slider,) = [child for child in explorer.children if hasattr(child, "max")]
+    assert (slider.min, slider.max, slider.value) == (1, 16, 4)
+    explorer.f(num_blocks=2)
+    assert str(Decoupling.from_search(ALPHA, BETA, 2)) in capsys.readouterr().out
+    counter = widgets.explore_configurations()
+    counter.f(num_layers=4, num_blocks=9, num_heads=2)  # K waits at L until its slider follows
+    assert "L = 4, K = 4, M = 2: 8 configurations" in capsys.readouterr().out
+
+
+def test_a_tie_is_said_in_words(monkeypatch, capsys):
+    from sedona_nb import progress
+
+    monkeypatch.setattr(progress, "headless", lambda: False)
+    alpha, beta = torch.zeros(3, 2), torch.eye(4)[:3]
+    with pytest.warns(TieWarning):
+        Decoupling.from_search(alpha, beta, 2)
+    widgets.explore_decoupling(alpha, beta, 2).f(num_blocks=2)
+    assert "Tie: layers 1-3 are equal" in capsys.readouterr().out
