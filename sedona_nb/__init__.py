@@ -11,6 +11,10 @@ __version__ = "0.1.0"
 
 MODULES = (
     "profiles",
+    "picture_sources",
+    "picture_cache",
+    "image_folders",
+    "torchvision_sets",
     "data",
     "augmentation",
     "batches",
@@ -25,6 +29,7 @@ MODULES = (
     "search",
     "discretization",
     "decoupling",
+    "released",
     "blocks",
     "continuous",
     "training",
@@ -34,6 +39,9 @@ MODULES = (
     "methods",
     "paper",
     "tables",
+    "drawing",
+    "diagrams",
+    "charts",
     "viz",
     "widgets",
     "seeds",
@@ -42,6 +50,7 @@ MODULES = (
     "progress",
     "errors",
     "atomic",
+    "notebook_process",
     "execute",
 )
 

@@ -107,6 +107,7 @@ def find_or_search(
         name: value.tolist() if isinstance(value, torch.Tensor) else value
         for name, value in ((part.name, getattr(outcome, part.name)) for part in dataclasses.fields(outcome))
     }
+    result["pretraining"] = [list(row) for row in outcome.pretraining]  # as JSON has them
     origin = provenance(device, outcome.seconds, devices.peak_memory(device), profile)
     record = Record(spec, result, origin)
     store.save(record)

@@ -11,6 +11,7 @@ from sedona_nb.charts import (
     search_history,
     training_curves,
 )
+from sedona_nb.comparisons import cost_bars, learned_sizes
 from sedona_nb.diagrams import backward_graphs, decoupling_diagram, search_space
 from sedona_nb.drawing import Drawing, drawing, save
 
@@ -19,9 +20,11 @@ __all__ = [
     "alpha_bars",
     "backward_graphs",
     "configuration_counts",
+    "cost_bars",
     "decoupling_diagram",
     "depth_profile",
     "drawing",
+    "learned_sizes",
     "method_bars",
     "save",
     "search_history",

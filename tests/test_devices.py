@@ -1,0 +1,64 @@
+"""Devices by name: the one asked for or an error, never another one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sedona_nb import devices
+from sedona_nb.errors import SedonaError
+
+
+def test_auto_prefers_cuda() -> None:
+    assert devices.resolve("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert devices.resolve() == devices.resolve("auto")
+
+
+def test_every_available_device_resolves_and_computes() -> None:
+    for name in devices.available():
+        if name != "mps":  # shared CI machines list it and cannot always use it
+            device = devices.resolve(name)
+            assert str(device) == name
+            assert torch.ones(3, device=device).sum().item() == 3
+            assert devices.resolve(device) == device
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:99", "cpu:0", "", "CPU", "cuda:x"])
+def test_absent_or_unknown_is_one_line_with_what_is_here(name: str) -> None:
+    with pytest.raises(SedonaError) as caught:
+        devices.resolve(name)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert repr(name) in message
+    assert all(present in message for present in devices.available())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_cuda_is_never_replaced_by_the_cpu() -> None:
+    with pytest.raises(SedonaError, match="no device 'cuda' on this machine; it has cpu"):
+        devices.resolve("cuda")
+
+
+def test_describe_names_device_and_hardware(device: torch.device) -> None:
+    text = devices.describe(device)
+    assert text.startswith(f"{device.type} (")
+    if device.type == "cpu":
+        assert f"{torch.get_num_threads()} threads, " in text
+    else:
+        assert torch.cuda.get_device_name(device) in text
+    assert "\n" not in text
+    assert "()" not in text
+
+
+def test_peak_memory_sees_an_allocation(device: torch.device) -> None:
+    # 64 MB more than ever before: the process's peak may lie far above its present size, so grow until it moves
+    before = devices.peak_memory(device)
+    kept = []
+    while devices.peak_memory(device) == before:
+        kept.append(torch.ones(16_000_000, device=device))
+        assert len(kept) < 200, "peak memory does not move"
+    devices.synchronize(device)
+    after = devices.peak_memory(device)
+    assert before < after < before + 200e6
+    del kept
+    assert devices.peak_memory(device) >= after

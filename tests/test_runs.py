@@ -1,0 +1,228 @@
+"""Specs, records, the store: hashes, strict reading, resume, and tables that only exact protocols fill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from sedona_nb import data, methods, profiles, runs, tables
+from sedona_nb.decoupling import Decoupling
+from sedona_nb.errors import SedonaError
+from sedona_nb.networks import NetworkConfig
+from sedona_nb.records import METHODS, Record, RunSpec, SearchSpec, protocol, spec_hash
+from sedona_nb.runs import RunStore, find_or_search, find_or_train, search_result
+from sedona_nb.search import SearchConfig
+
+SMOKE = profiles.load("smoke")
+TINY = replace(
+    SMOKE,
+    network=NetworkConfig("vgg11", 1 / 32),
+    search=replace(SMOKE.search, pretrain_steps=4, snapshot_every=2, outer_steps=2),
+    train=replace(SMOKE.train, steps=6, batch_size=32, evaluate_every=3),
+)
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return data.load("digits")
+
+
+@pytest.fixture(scope="module")
+def search_record(pictures, tmp_path_factory):
+    store = RunStore(tmp_path_factory.mktemp("search"))
+    return find_or_search(methods.search_spec(TINY, pictures), pictures, store, profile="tiny")
+
+
+def every_spec(pictures, search_record) -> list[SearchSpec | RunSpec]:
+    found = search_result(search_record)
+    return [search_record.spec, *(methods.run_spec(m, TINY, pictures, 8, found=found) for m in METHODS)]
+
+
+def test_records_survive_json_exactly(pictures, search_record):
+    again = Record.from_json(search_record.to_json())
+    assert again == search_record
+    one, other = search_result(search_record), search_result(again)
+    assert one.alpha.dtype == torch.float32
+    assert torch.equal(one.alpha, other.alpha)
+    assert torch.equal(one.alpha_history[-1], one.alpha)
+    for spec in every_spec(pictures, search_record):
+        copy = Record.from_json(Record(spec, {}, search_record.provenance).to_json())
+        assert copy.spec == spec
+        assert spec_hash(copy.spec) == spec_hash(spec)
+
+
+def test_every_field_of_a_spec_counts_but_the_source_of_its_decoupling(pictures, search_record):
+    spec = methods.run_spec("dgl", TINY, pictures, 8)
+    others = [
+        replace(spec, seed=1),
+        replace(spec, data="cifar10-jpeg"),
+        replace(spec, fingerprint="0"),
+        replace(spec, network=replace(spec.network, width=0.25)),
+        replace(spec, method="sedona"),
+        replace(spec, train=replace(spec.train, lr=0.01)),
+        replace(spec, train=replace(spec.train, loss=replace(spec.train.loss, convention="others"))),
+        replace(spec, heads=replace(spec.heads, strides="guarded")),
+        replace(spec, decoupling=Decoupling.uniform(8, 2)),
+        search_record.spec,
+    ]
+    assert len({spec_hash(one) for one in [spec, *others]}) == len(others) + 1
+    renamed = replace(spec, decoupling=replace(spec.decoupling, source="elsewhere"))
+    assert spec_hash(renamed) == spec_hash(spec)
+
+
+def test_what_exists_is_not_trained_again(pictures, tmp_path):
+    store, spec = RunStore(tmp_path), methods.run_spec("backprop", TINY, pictures, 8)
+    assert store.load(spec) is None
+    first = find_or_train(spec, pictures, store, profile="tiny")
+    stamp = store.path(spec).stat().st_mtime_ns
+    assert find_or_train(spec, pictures, store) == first
+    assert store.path(spec).stat().st_mtime_ns == stamp
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == [f"{spec_hash(spec)}.json"]
+    assert not store.checkpoints(spec).exists()
+    assert first.result["best"]["test"]["count"] == 360
+    assert first.provenance.seconds > 0
+    assert first.provenance.peak_memory > 10**8
+    assert first.provenance.torch == torch.__version__
+    store.forget(spec)
+    assert store.records() == []
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_trains_to_a_record(method, pictures, search_record, tmp_path):
+    spec = methods.run_spec(method, TINY, pictures, 8, found=search_result(search_record))
+    record = find_or_train(spec, pictures, RunStore(tmp_path))
+    losses = {"backprop": 1, "continuous": 8}.get(method, 4)
+    assert [len(row[1]) for row in record.result["curve"]] == [losses, losses]
+    assert len(record.result["last"]["test"]["heads"]) == losses
+    assert record.result["last"]["step"] == 6
+    assert spec.train.loss.smoothing == (0.0 if method == "predsim" else 0.1)
+
+
+CHILD = """
+import sys, torch
+torch.set_num_threads(1)
+sys.path.insert(0, sys.argv[2])
+from dataclasses import replace
+from test_runs import TINY
+from sedona_nb import data, methods, runs
+pictures = data.load("digits")
+profile = replace(TINY, train=replace(TINY.train, steps=40, evaluate_every=2))
+runs.find_or_train(methods.run_spec("dgl", profile, pictures, 8), pictures, runs.RunStore(sys.argv[1]))
+"""
+
+
+def test_killed_run_continues_to_the_same_record(pictures, tmp_path):
+    def start(folder: Path) -> subprocess.Popen:
+        command = [sys.executable, "-c", CHILD, str(folder), str(Path(__file__).parent)]
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, "SEDONA_HEADLESS": "1"})
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert start(whole).wait() == 0
+    child = start(killed)
+    while not list(killed.glob("checkpoints/*/training.pt")):
+        assert child.poll() is None
+        time.sleep(0.005)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert RunStore(killed).records() == []
+    assert start(killed).wait() == 0
+    one, other = (RunStore(folder).records()[0] for folder in (whole, killed))
+    assert one.spec == other.spec
+    assert one.result == other.result
+
+
+def test_a_file_that_is_no_record_is_named(pictures, search_record, tmp_path):
+    store, spec = RunStore(tmp_path), search_record.spec
+    text = search_record.to_json()
+    unknown_field = json.loads(text)
+    unknown_field["spec"]["colour"] = "red"
+    missing_field = json.loads(text)
+    del missing_field["spec"]["network"]["width"]
+    for content, reason in (
+        ("{half", "not JSON"),
+        ("[]", "record format None; this version reads format 1"),
+        (text.replace('"format": 1', '"format": 0', 1), "record format 0"),
+        (json.dumps(unknown_field), "SearchSpec: fields missing or unknown: colour"),
+        (json.dumps(missing_field), "NetworkConfig: fields missing or unknown: width"),
+        (text.replace('"vgg11"', '"vgg12"', 1), "unknown network 'vgg12'"),
+    ):
+        store.path(spec).write_text(content)
+        for read in (store.records, lambda: store.load(spec)):
+            with pytest.raises(SedonaError) as caught:
+                read()
+            assert reason in str(caught.value)
+            assert str(store.path(spec)) in str(caught.value)
+            assert "\n" not in str(caught.value)
+
+
+def test_pictures_and_spec_must_fit(pictures, tmp_path):
+    spec = replace(methods.run_spec("backprop", TINY, pictures, 8), fingerprint="0" * 16)
+    with pytest.raises(SedonaError, match="the spec is for digits"):
+        find_or_train(spec, pictures, RunStore(tmp_path))
+    with pytest.raises(SedonaError, match="needs the result of a search"):
+        methods.run_spec("sedona", TINY, pictures, 8)
+    with pytest.raises(SedonaError, match="unknown method 'sedna'"):
+        methods.run_spec("sedna", TINY, pictures, 8)
+    with pytest.raises(SedonaError, match="needs alpha and beta"):
+        replace(methods.run_spec("dgl", TINY, pictures, 8), decoupling=None)
+
+
+def test_table_2_is_filled_by_exactly_its_protocol(pictures, search_record, tmp_path):
+    store = RunStore(tmp_path)
+    frame = tables.table2(TINY, pictures, store)
+    assert frame["n"].tolist() == [0, 0, 0, 0]
+    assert frame["paper"].tolist() == [12.31, 13.87, 12.19, 11.58]  # VGG-19: the paper has no VGG-11
+    assert tables.text(frame).count("no record") == 4
+    store.save(search_record)
+    found = search_result(search_record)
+    for seed in (0, 1):
+        find_or_train(methods.run_spec("backprop", TINY, pictures, 8, seed), pictures, store)
+    find_or_train(methods.run_spec("sedona", TINY, pictures, 8, found=found), pictures, store)
+    other = replace(TINY, train=replace(TINY.train, lr=0.01))
+    find_or_train(methods.run_spec("dgl", other, pictures, 8), pictures, store)
+    frame = tables.table2(TINY, pictures, store).set_index("method")
+    assert frame["n"].to_dict() == {"Backprop": 2, "PredSim": 0, "DGL": 0, "SEDONA": 1}
+    errors = [
+        r.result["best"]["test"]["top1"] for r in store.records() if getattr(r.spec, "method", "") == "backprop"
+    ]
+    assert frame.loc["Backprop", "best"] == pytest.approx(sum(errors) / 2)
+    assert tables.table2(other, pictures, store).set_index("method").loc["DGL", "n"] == 1
+    assert "not to be compared" in tables.text(tables.table2(TINY, pictures, store))
+
+
+def test_profiles():
+    paper = profiles.load("paper")
+    assert paper.search == SearchConfig()
+    assert (paper.train.steps, paper.train.batch_size, paper.train.lr, paper.train.weight_decay) == (
+        64_000,
+        128,
+        0.1,
+        1e-4,
+    )
+    assert profiles.load("paper", network="resnet152").train.weight_decay == 2e-4
+    assert profiles.load("small", data="cifar10").data == "cifar10"
+    with pytest.raises(SedonaError, match="unknown profile 'large'; allowed: smoke, small, paper"):
+        profiles.load("large")
+    assert "64,000 steps of 128" in protocol(
+        methods.run_spec("backprop", replace(paper, data="digits"), data.load("digits"), 16)
+    )
+
+
+def test_execute_can_forget_the_records_of_a_profile(pictures, tmp_path, monkeypatch):
+    from sedona_nb import execute
+
+    monkeypatch.setattr(profiles, "load", lambda name: replace(TINY, results=tmp_path))
+    spec = methods.run_spec("backprop", TINY, pictures, 8)
+    find_or_train(spec, pictures, RunStore(tmp_path), profile="smoke")
+    assert execute._forget("small", "digits") == 0
+    assert execute._forget("smoke", "digits") == 1
+    assert runs.RunStore(tmp_path).records() == []
