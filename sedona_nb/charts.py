@@ -167,11 +167,12 @@ def training_curves(curves: Mapping[str, pd.DataFrame]) -> Figure:
 DASHES = ("-", "--", "-.", (0, (1, 1)), (0, (6, 1)), (0, (3, 1, 1, 1, 1, 1)), ":")
 
 
-def method_bars(table: pd.DataFrame) -> Figure:
+def method_bars(table: pd.DataFrame, note: str = "") -> Figure:
     """Errors by method, the paper's beside ours.
 
     `table`: columns method, paper, ours (percent; NaN where there is none), optional spread (of ours) and network
-    (a panel each). The two protocols have to be said in the caption: bars side by side do not make them the same.
+    (a panel each). `note`, below the bars, has to say both protocols: neighbours need not be
+    comparable.
     """
     _need(table, ("method", "paper", "ours"), "table")
     names = list(dict.fromkeys(table["network"])) if "network" in table else [""]
@@ -179,7 +180,7 @@ def method_bars(table: pd.DataFrame) -> Figure:
     rows = ceil(len(names) / columns)
     widest = max(int((table["network"] == name).sum()) if name else len(table) for name in names)
     width = columns * max(3.4, 0.95 * widest + 0.8)
-    with drawing(width, 0.35 + 2.4 * rows) as figure:
+    with drawing(width, 0.35 + 2.4 * rows, note=note) as figure:
         grid = figure.subplots(rows, columns, squeeze=False)
         for axes, name in zip(grid.flat, names, strict=False):
             part = table[table["network"] == name] if name else table

@@ -20,6 +20,7 @@ from sedona_nb.augmentation import Augmentation, recipe
 from sedona_nb.errors import SedonaError, choose
 from sedona_nb.picture_cache import DecodedPictures, cache_folder, recall
 from sedona_nb.picture_sources import FolderSource, open_source
+from sedona_nb.places import home
 from sedona_nb.seeds import mix
 
 NAMES = ("digits", "cifar10", "cifar10-jpeg", "fashion-mnist", "tiny-imagenet")
@@ -99,7 +100,7 @@ def load(
             original is missing, and is then called "cifar10-jpeg"); "tiny-imagenet" (tiny-imagenet-200 as
             distributed, or tiny-imagenet, or tiny-imagenet-50, folder or zip); a folder or zip in ImageFolder
             layout, by path or by the name it has below `root`.
-        root: where data lies; default SEDONA_DATA, else the folder data below the current one.
+        root: where data lies; default SEDONA_DATA, else the folder data of the repository.
         download: let torchvision download "cifar10" or "fashion-mnist" if the original files are missing.
         cache: folder of decoded pictures; default SEDONA_CACHE, else ~/.cache/sedona_nb.
         image_size: for folders and zips: resize the shorter side to this, cut out the centre.
@@ -108,7 +109,7 @@ def load(
         SedonaError: unknown name, missing or damaged files, pictures that differ in size or do not fit into
             memory.
     """
-    root = Path(root or os.environ.get("SEDONA_DATA") or "data").expanduser()
+    root = Path(root or os.environ.get("SEDONA_DATA") or home() / "data").expanduser()
     if image_size is not None and (not isinstance(image_size, int) or image_size < 1):
         raise SedonaError(f"image_size {image_size!r} is not allowed; allowed: pixels, at least 1, or None")
     shown, source, decode = None, None, None

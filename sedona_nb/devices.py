@@ -50,7 +50,8 @@ def describe(device: torch.device) -> str:
         return f"{device} ({properties.name}, {properties.total_memory / 1e9:.0f} GB)"
     if device.type == "mps":
         return f"{device} ({_processor()})"
-    return f"{device} ({torch.get_num_threads()} threads, {_processor()})"
+    threads = torch.get_num_threads()
+    return f"{device} ({threads} thread{'s'[: threads > 1]}, {_processor()})"
 
 
 def peak_memory(device: torch.device) -> int:

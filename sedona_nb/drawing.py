@@ -99,7 +99,18 @@ class Drawing(Figure):
     def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
         """The picture at twice the screen's resolution, to be shown at its size in the page."""
         width, height = self.get_size_inches() * SCREEN_DPI
-        return _rendered(self, "png", dpi=2 * SCREEN_DPI), {"width": round(width), "height": round(height)}
+        picture = _few_colours(_rendered(self, "png", dpi=2 * SCREEN_DPI))
+        return picture, {"width": round(width), "height": round(height)}
+
+
+def _few_colours(picture: bytes) -> bytes:
+    """A PNG with a palette of 128 colours, a third as large: notebooks are committed with their pictures."""
+    from PIL import Image
+
+    buffer = BytesIO()
+    image = Image.open(BytesIO(picture)).convert("RGB")
+    image.quantize(128, dither=Image.Dither.NONE).save(buffer, "png", optimize=True)
+    return buffer.getvalue()
 
 
 @contextmanager

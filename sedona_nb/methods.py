@@ -4,7 +4,8 @@ backprop    one block
 predsim     K equal blocks, PredSim heads, no label smoothing
 dgl         K equal blocks, MLP-SR heads
 sedona      K blocks and heads as a search chose them, or as the paper prints them
-continuous  no blocks: alpha and beta of a search as they are (Table 6)
+    given       a decoupling that somebody chose: by hand, at random
+    continuous  no blocks: alpha and beta of a search as they are (Table 6)
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ TITLES = {
     "predsim": "PredSim",
     "dgl": "DGL",
     "sedona": "SEDONA",
+    "given": "given decoupling",
     "continuous": "SEDONA (Cont.)",
 }
 
@@ -50,16 +52,19 @@ def run_spec(
         num_layers: L of the profile's network.
         seed: of weights, split and batches.
         found: a search's result, for "sedona" and "continuous".
-        decoupling: for "sedona", where it does not come from `found` (the published one, a random one).
+        decoupling: for "given"; for "sedona", where it does not come from `found` but from the paper.
 
     Raises:
-        SedonaError: unknown method, or a search-based method without the search's result.
+        SedonaError: unknown method, a search-based method without the search's result, or "given" without a
+            decoupling.
     """
     choose(method, METHODS, "method")
     train = profile.train
     alpha = beta = None
     if method in ("sedona", "continuous") and found is None and decoupling is None:
         raise SedonaError(f"method {method!r} needs the result of a search")
+    if method == "given" and decoupling is None:
+        raise SedonaError('method "given" needs a decoupling')
     if method == "continuous":
         decoupling = None
         alpha, beta = (tuple(map(tuple, value.tolist())) for value in (found.alpha, found.beta))
@@ -67,7 +72,7 @@ def run_spec(
         decoupling = Decoupling.backprop(num_layers)
     elif method == "sedona":
         decoupling = decoupling or Decoupling.from_search(found.alpha, found.beta, profile.num_blocks)
-    else:
+    elif method in ("dgl", "predsim"):
         head = "mlp-sr" if method == "dgl" else "predsim"
         decoupling = Decoupling.uniform(num_layers, profile.num_blocks, head=head)
     if method == "predsim":  # Appendix E.2: labels are smoothed for backprop, DGL and SEDONA

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sedona_nb.bilevel import InnerConfig
-from sedona_nb.errors import SedonaError, choose
+from sedona_nb.errors import choose
 from sedona_nb.heads import HeadConfig
 from sedona_nb.networks import NetworkConfig
+from sedona_nb.places import home
 from sedona_nb.search import SearchConfig
 from sedona_nb.training import TrainConfig
 
@@ -29,7 +30,6 @@ class Profile:
     search: SearchConfig
     train: TrainConfig
     num_blocks: int = 4  # K of Table 2
-    num_seeds: int = 1
     heads: HeadConfig = field(default_factory=HeadConfig)
     results: Path = Path("results")  # where records are kept
     figures: Path = Path("figures")  # where figures are written
@@ -62,8 +62,9 @@ SMALL = Profile(
     data="digits",
     network=NetworkConfig("vgg11", width=0.25),  # paper: vgg19
     search=SearchConfig(
-        pretrain_steps=200,  # paper: 40,000
-        snapshot_every=10,  # paper: 80
+        pretrain_steps=300,  # paper: 40,000
+        snapshot_every=20,  # paper: 80
+        snapshot_batches=8,  # paper: all of the validation set
         memory_size=10,  # paper: 50
         outer_steps=30,  # paper: 2,000
         outer_batch_size=256,  # paper: 1,024
@@ -99,22 +100,4 @@ def load(name: str = "smoke", data: str | None = None, network: str | None = Non
         profile = replace(profile, network=replace(profile.network, name=network))
     if profile.network.name == "resnet152":
         profile = replace(profile, train=replace(profile.train, weight_decay=2e-4))
-    return _in_repository(profile)
-
-
-def _in_repository(profile: Profile) -> Profile:
-    """Results and figures lie beside the package, wherever the notebook or script was started."""
-    root = Path(__file__).resolve().parent.parent
-    if not (root / "pyproject.toml").is_file():  # installed without its repository: where the user works
-        root = Path.cwd()
-    return replace(profile, results=root / profile.results, figures=root / profile.figures)
-
-
-def check_num_blocks(profile: Profile, num_layers: int) -> None:
-    """Refuse a K that the network cannot have.
-
-    Raises:
-        SedonaError: K outside 1..L.
-    """
-    if not 1 <= profile.num_blocks <= num_layers:
-        raise SedonaError(f"{profile.num_blocks} blocks of {num_layers} layers; allowed: 1..{num_layers}")
+    return replace(profile, results=home() / profile.results, figures=home() / profile.figures)

@@ -26,7 +26,7 @@ from sedona_nb.search import SearchConfig
 from sedona_nb.training import TrainConfig
 
 FORMAT = 1  # of the record files; raised when a field changes its meaning
-METHODS = ("backprop", "predsim", "dgl", "sedona", "continuous")
+METHODS = ("backprop", "predsim", "dgl", "sedona", "given", "continuous")
 Rows = tuple[tuple[float, ...], ...]
 
 

@@ -8,6 +8,7 @@ print(record.result["best"]["test"]["top1"])
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 
@@ -107,9 +108,8 @@ def find_or_search(
         name: value.tolist() if isinstance(value, torch.Tensor) else value
         for name, value in ((part.name, getattr(outcome, part.name)) for part in dataclasses.fields(outcome))
     }
-    result["pretraining"] = [list(row) for row in outcome.pretraining]  # as JSON has them
     origin = provenance(device, outcome.seconds, devices.peak_memory(device), profile)
-    record = Record(spec, result, origin)
+    record = Record(spec, as_json(result), origin)
     store.save(record)
     return record
 
@@ -156,9 +156,16 @@ def find_or_train(
         "last": dataclasses.asdict(outcome.last),
         "curve": [[step, list(losses), error] for step, losses, error in outcome.curve],
     }
-    record = Record(spec, result, provenance(device, outcome.seconds, devices.peak_memory(device), profile))
+    record = Record(
+        spec, as_json(result), provenance(device, outcome.seconds, devices.peak_memory(device), profile)
+    )
     store.save(record)
     return record
+
+
+def as_json(result: dict) -> dict:
+    """`result` as reading its file gives it: tuples become lists."""
+    return json.loads(json.dumps(result))
 
 
 def build(spec: RunSpec, pictures: ImageData) -> torch.nn.Module:

@@ -31,6 +31,7 @@ from sedona_nb.rates import cosine
 from sedona_nb.seeds import mix, torch_generator
 
 INNER_RATES = ("outer_cosine", "stored_step")
+RENEWAL_BATCHES = ("first", "new")
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class SearchConfig:
     inner: InnerConfig = field(default_factory=InnerConfig)
     inner_rate: str = "outer_cosine"  # released code: "stored_step", the rate at which pretraining left the set
     objective: str = "validation"  # released code: "released"
+    renewal_batch: str = "first"  # of the step that is stored: the first inner step's; released code: a "new" one
     backend: str = "functional"
     padding: int | None = None  # crop padding; None: the data set's own; released code on CIFAR-10: 2
 
@@ -59,6 +61,7 @@ class SearchConfig:
         choose(self.keep, KEEPS, "choice of snapshots to keep")
         choose(self.eviction, EVICTIONS, "eviction")
         choose(self.inner_rate, INNER_RATES, "inner_rate")
+        choose(self.renewal_batch, RENEWAL_BATCHES, "renewal_batch")
         choose(self.objective, bilevel.OBJECTIVES, "objective")
         choose(self.backend, bilevel.BACKENDS, "backend")
         if min(self.pretrain_steps, self.outer_steps) < 0 or self.snapshot_every < 1:
@@ -75,6 +78,7 @@ class SearchConfig:
             outer_betas=(0.5, 0.999),
             inner=inner,
             inner_rate="stored_step",
+            renewal_batch="new",
             objective="released",
             padding=2,
         )
@@ -222,7 +226,11 @@ class _Search:
                 adam.step()
                 # Algorithm 1's last step: one inner step with the updated decisions, kept in the memory.
                 abar, bbar = self._shares(alpha.detach(), beta.detach())
-                weights, _ = self._inner_step(weights, abar, bbar, batches[0], lr, f"outer step {step}")
+                batch = batches[0]
+                if config.renewal_batch == "new":  # beyond the batches of all inner steps
+                    last = config.pretrain_steps + config.outer_steps * config.inner.steps
+                    batch = self.training.batch(last + step)
+                weights, _ = self._inner_step(weights, abar, bbar, batch, lr, f"outer step {step}")
                 self.memory.renew(entry, weights, entry.step + 1)
                 state.searched += 1
                 state.alpha, state.beta = alpha.detach().cpu().clone(), beta.detach().cpu().clone()

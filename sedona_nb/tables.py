@@ -115,13 +115,21 @@ def summary(profile: str = "small", data: str = "digits") -> str:
     return text(frame)
 
 
+def protocols(frame: pd.DataFrame) -> str:
+    """Two lines that say what the columns of `table2` are, for captions."""
+    about = frame.attrs
+    return (
+        f"paper: {about['paper_network']} 0.25x, CIFAR-10, 64,000 steps of 128\n"
+        f"ours:  {about['protocol']}, {about['data']}, {about['device'].split(' (')[0]}"
+    )
+
+
 def text(frame: pd.DataFrame) -> str:
     """`table2` as lines for a terminal."""
     about = frame.attrs
     lines = [
         f"Table 2 (a): test error in %, K = {about['K']} for all but backprop",
-        f"  paper: {about['paper_network']} 0.25x, CIFAR-10, 64,000 steps of 128",
-        f"  ours:  {about['protocol']}, {about['data']} ({about['device']})",
+        *protocols(frame).splitlines(),
         "",
         f"{'method':<10}{'paper':>8}{'ours: best':>13}{'last':>8}{'spread':>9}{'seeds':>7}",
     ]

@@ -54,16 +54,17 @@ def test_full_width_networks_have_the_known_sizes():
     assert costs.multiply_accumulates(original, (3, 224, 224)) < 7.6e9
 
 
-def test_table_1_comes_out_of_the_code():
+def test_table_1_comes_out_of_the_code_to_the_last_digit():
     ours = {row["head"]: row for row in costs.table1()}
     printed = paper.table1().set_index("head")
     assert len(printed) == 6
     for head, row in printed.iterrows():
-        assert ours[head]["flops_percent"] == pytest.approx(row["flops_percent"], abs=0.01), head
-        # The parameters of PredSim in the table are those of a prediction head of 1024 inputs, not 2048.
-        found = ours["predsim-1024" if head == "predsim" else head]["parameters_percent"]
-        assert found == pytest.approx(row["parameters_percent"], abs=0.01), head
-    assert ours["predsim"]["parameters_percent"] == pytest.approx(25.78, abs=0.01)
+        # PredSim's numbers are those of a prediction head of 1024 inputs; Appendix D.2 and the code have 2048.
+        found = ours["predsim-1024" if head == "predsim" else head]
+        assert round(found["parameters_percent"], 2) == row["parameters_percent"], head
+        assert round(found["flops_percent"], 2) == row["flops_percent"], head
+    assert round(ours["predsim"]["parameters_percent"], 2) == 25.78
+    assert abs(ours["predsim"]["flops_percent"] - printed.loc["predsim", "flops_percent"]) < 0.02
 
 
 def test_table_9_read_literally_does_not_give_table_1():

@@ -42,9 +42,14 @@ def search_record(pictures, tmp_path_factory):
     return find_or_search(methods.search_spec(TINY, pictures), pictures, store, profile="tiny")
 
 
+def spec_of(method: str, pictures, found) -> RunSpec:
+    cut = Decoupling.random(8, 4, seed=0) if method == "given" else None
+    return methods.run_spec(method, TINY, pictures, 8, found=found, decoupling=cut)
+
+
 def every_spec(pictures, search_record) -> list[SearchSpec | RunSpec]:
     found = search_result(search_record)
-    return [search_record.spec, *(methods.run_spec(m, TINY, pictures, 8, found=found) for m in METHODS)]
+    return [search_record.spec, *(spec_of(method, pictures, found) for method in METHODS)]
 
 
 def test_records_survive_json_exactly(pictures, search_record):
@@ -67,7 +72,7 @@ def test_every_field_of_a_spec_counts_but_the_source_of_its_decoupling(pictures,
         replace(spec, data="cifar10-jpeg"),
         replace(spec, fingerprint="0"),
         replace(spec, network=replace(spec.network, width=0.25)),
-        replace(spec, method="sedona"),
+        replace(spec, method="given"),
         replace(spec, train=replace(spec.train, lr=0.01)),
         replace(spec, train=replace(spec.train, loss=replace(spec.train.loss, convention="others"))),
         replace(spec, heads=replace(spec.heads, strides="guarded")),
@@ -98,7 +103,7 @@ def test_what_exists_is_not_trained_again(pictures, tmp_path):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_trains_to_a_record(method, pictures, search_record, tmp_path):
-    spec = methods.run_spec(method, TINY, pictures, 8, found=search_result(search_record))
+    spec = spec_of(method, pictures, search_result(search_record))
     record = find_or_train(spec, pictures, RunStore(tmp_path))
     losses = {"backprop": 1, "continuous": 8}.get(method, 4)
     assert [len(row[1]) for row in record.result["curve"]] == [losses, losses]

@@ -1,0 +1,93 @@
+"""Charts that put measured numbers beside a printed number or a law: costs of heads, sizes of learned alphas."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+from torch import Tensor
+
+from sedona_nb.drawing import BLUE, CYCLE, QUIET, drawing, label
+from sedona_nb.errors import SedonaError
+
+COST_PANELS = {"parameters": "parameters", "flops": "multiply-accumulates"}
+
+
+def cost_bars(table: pd.DataFrame) -> Figure:
+    """Table 1 as bars: each head's cost in percent of the base network's, on logarithmic axes.
+
+    `table`: columns head, quantity ("parameters" or "flops"), paper, ours, in percent.
+
+    Raises:
+        SedonaError: a column is missing, a quantity unknown, or a cost not positive.
+    """
+    missing = [column for column in ("head", "quantity", "paper", "ours") if column not in table]
+    if missing:
+        raise SedonaError(f"table has no column {', '.join(missing)}; it needs head, quantity, paper, ours")
+    if not set(table["quantity"]) <= set(COST_PANELS) or not (table[["paper", "ours"]] > 0).all(axis=None):
+        raise SedonaError(f"quantities are {', '.join(COST_PANELS)}, and every cost is above 0")
+    panels = [name for name in COST_PANELS if name in set(table["quantity"])]
+    note = "In percent of the base network; logarithmic axes: equal steps are equal factors."
+    with drawing(4.4 * len(panels), 3.0, note=note) as figure:
+        grid = figure.subplots(1, len(panels), squeeze=False)[0]
+        for axes, quantity in zip(grid, panels, strict=True):
+            part = table[table["quantity"] == quantity]
+            places = np.arange(len(part))
+            looks = {
+                "paper": {"color": "white", "edgecolor": QUIET, "hatch": "////"},
+                "ours": {"color": BLUE, "edgecolor": BLUE},
+            }
+            for shift, (source, look) in zip((-0.2, 0.2), looks.items(), strict=True):
+                axes.bar(places + shift, part[source], width=0.38, linewidth=0.8, label=source, **look)
+            for place, (_, row) in zip(places, part.iterrows(), strict=True):
+                place_of = {"xytext": (0, 2), "textcoords": "offset points", "ha": "center", "fontsize": 7}
+                axes.annotate(f"{row['ours']:.2f}", (place, max(row["paper"], row["ours"])), **place_of)
+            axes.set_yscale("log")
+            axes.set_ylim(
+                0.5 * part[["paper", "ours"]].min(axis=None), 2.5 * part[["paper", "ours"]].max(axis=None)
+            )
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} %"))
+            axes.yaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
+            axes.set_xticks(places, [label(head) for head in part["head"]])
+            axes.tick_params(axis="x", length=0)
+            axes.set_title(COST_PANELS[quantity])
+        handles, labels = grid[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper right", ncols=2)
+    return figure
+
+
+def learned_sizes(
+    alphas: Mapping[str, Tensor], lines: Mapping[str, tuple[int, float, float]] | None = None
+) -> Figure:
+    """log10 of the size of the learned alpha_1, layer by layer, of (L-1, 2) tensors by name.
+
+    `lines`: (first layer, slope a layer, intercept at layer 0) of a straight line fitted to the values from that
+    layer on, by the same names. Exact zeros have no logarithm and are left out.
+
+    Raises:
+        SedonaError: no alpha, an alpha of another shape, or a line without its alpha.
+    """
+    lines = lines or {}
+    if not alphas or any(alpha.ndim != 2 or alpha.shape[1] != 2 for alpha in alphas.values()):
+        raise SedonaError("no alpha to draw; allowed: one (L-1, 2) tensor a name, or more")
+    if not set(lines) <= set(alphas):
+        raise SedonaError(f"a line for {', '.join(set(lines) - set(alphas))}, which has no alpha here")
+    with drawing(6.4, 3.3) as figure:
+        axes = figure.subplots()
+        for (name, alpha), colour, marker in zip(alphas.items(), CYCLE * 9, "osD^vPX" * 9, strict=False):
+            size = alpha.detach().cpu().double()[:, 0].abs().numpy()
+            layers = np.arange(1, len(size) + 1)
+            logs = np.log10(np.where(size > 0, size, np.nan))
+            axes.plot(layers, logs, marker, color=colour, markersize=3.5, label=label(name))
+            if name in lines:
+                first, slope, intercept = lines[name]
+                ends = np.array([first, len(size)])
+                text = f"{label(name)}, layers {first}-{len(size)}: {slope:.2f} a layer"
+                axes.plot(ends, intercept + slope * ends, color=colour, linewidth=1.2, label=text)
+        axes.set(xlabel="layer", ylabel=r"$\log_{10}\,|\alpha_1|$")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+        axes.legend()
+    return figure
