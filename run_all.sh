@@ -134,11 +134,18 @@ run_tests() {
     else
         step "unit tests" "$python" -m pytest -q
     fi
+    rm -rf "$here/build/smoke" # records of an earlier run must not stand in for what is tested
     # nbval: a fresh kernel of this very Python for each notebook; what its cells print must be what is committed
     SEDONA_HEADLESS=1 step "notebooks" "$python" -m pytest -q --nbval --nbval-current-env notebooks
     [ -z "$failed" ] || fail "failed: $failed"
     echo "all passed"
 }
+
+# Folders are meant from where the command was typed; notebooks and tests run elsewhere.
+absolute() { case "$1" in /*) echo "$1" ;; *) echo "$PWD/$1" ;; esac; }
+if [ -n "${SEDONA_DATA:-}" ]; then SEDONA_DATA=$(absolute "$SEDONA_DATA") && export SEDONA_DATA; fi
+if [ -n "${SEDONA_CACHE:-}" ]; then SEDONA_CACHE=$(absolute "$SEDONA_CACHE") && export SEDONA_CACHE; fi
+if [ -n "${SEDONA_RELEASED:-}" ]; then SEDONA_RELEASED=$(absolute "$SEDONA_RELEASED") && export SEDONA_RELEASED; fi
 
 command=small
 case "${1:-}" in
@@ -153,7 +160,6 @@ esac
 case "$command" in
 smoke | small | paper)
     set_up
-    cd "$here"
     exec "$python" -m sedona_nb.execute --profile "$command" "$@"
     ;;
 test)

@@ -13,6 +13,7 @@ import argparse
 import os
 import re
 import signal
+import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -51,6 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     for number in (signal.SIGTERM, signal.SIGHUP):  # a CI that gives up, a closed terminal: as orderly as Ctrl-C
         signal.signal(number, _interrupt)
+    for name in ("SEDONA_DATA", "SEDONA_CACHE", "SEDONA_RELEASED"):  # notebooks run in another folder
+        if os.environ.get(name):
+            os.environ[name] = str(Path(os.environ[name]).expanduser().absolute())
     try:
         return _run_all(_parse(arguments))
     except SedonaError as error:
@@ -71,9 +75,10 @@ def _run_all(options: argparse.Namespace) -> int:
     parameters |= {} if options.seed is None else {"seed": options.seed}
     data_name = re.sub(r"[^\w.-]+", "_", Path(options.data).name)
     target = options.output.resolve() / f"{options.profile}-{data_name}"
+    pictures = _pictures(options.data)
     count = f"{len(notebooks)} notebook{'s' if len(notebooks) > 1 else ''}"
     print(f"{count} with {', '.join(f'{key} {value}' for key, value in parameters.items())}")
-    print(f"executed copies: {_shown(target)}", flush=True)
+    print(f"pictures: {pictures}\nexecuted copies: {_shown(target)}", flush=True)
     if options.fresh:
         print(f"forgotten: {_forget(options.profile, options.data)} records", flush=True)
     outcomes: dict[str, Outcome] = {}
@@ -93,6 +98,27 @@ def _run_all(options: argparse.Namespace) -> int:
     if any(_number(notebook) == TABLE_NOTEBOOK for notebook in notebooks):
         _print_tables(options.profile, options.data)
     return 0 if all(outcome.ok for outcome in outcomes.values()) else 1
+
+
+def _pictures(data: str) -> str:
+    """One line about the data set, loaded by a process of its own: torch here would count for every notebook.
+
+    Decoded pictures stay in the cache, so that no notebook has to wait for them.
+
+    Raises:
+        SedonaError: there are no such pictures.
+    """
+    code = (
+        "import sys\nfrom sedona_nb import data, errors\n"
+        "try:\n    print(data.load(sys.argv[1]).describe())\n"
+        "except errors.SedonaError as error:\n    sys.exit(str(error))"
+    )
+    command = [sys.executable, "-c", code, data]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SedonaError((done.stderr.strip().splitlines() or ["the pictures could not be loaded"])[-1])
+    return done.stdout.strip()
 
 
 def _forget(profile: str, data: str) -> int:

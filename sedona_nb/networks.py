@@ -168,7 +168,7 @@ def build_vgg(
 ) -> LayeredNetwork:
     """A VGG with BatchNorm from a plan of channel counts at full width and "M" for max-pooling.
 
-    `hidden` is the width of the two hidden layers of the final MLP at full width (RECIPES: 1024 at 0.25x).
+    `hidden` is the width of the two hidden layers of the final MLP at full width (1024 at 0.25x).
     Small plans make the toys of lessons and tests; `build_network` builds the paper's.
     """
     layers: list[list[nn.Module]] = []

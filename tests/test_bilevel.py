@@ -150,7 +150,7 @@ def slope(profile: torch.Tensor) -> float:
 
 
 def test_released_objective_starves_upper_layers_and_validation_does_not():
-    """RECIPES F1: the released objective carries prod_{j<l} abar_2,j = 2^-(l-1) to layer l at alpha = 0."""
+    """The released objective carries prod_{j<l} abar_2,j = 2^-(l-1) to layer l at alpha = 0."""
     half = torch.tensor(0.5).log10().item()  # -0.301 a layer
     with float64():
         released, validation = slope(depth_profile("released")), slope(depth_profile("validation"))

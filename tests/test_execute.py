@@ -15,6 +15,7 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
+from PIL import Image
 
 from sedona_nb import profiles
 from sedona_nb.errors import SedonaError
@@ -195,6 +196,7 @@ def test_find(folder: Path) -> None:
         (["--only", "x"], "unknown notebook '0x'; allowed: 00"),
         (["--data", "./nowhere"], "--data: no file or folder"),
         (["--data", "nowhere.zip"], "--data: no file or folder"),
+        (["--data", "cifra10"], "unknown data set 'cifra10'; allowed: digits, cifar10"),
         (["--device", "cuda:99"], "no device 'cuda:99' on this machine; it has cpu"),
         (["--timeout", "0"], "--timeout 0: minutes, more than 0"),
         (["--seed", "one"], "argument --seed: invalid int value: 'one'"),
@@ -222,7 +224,10 @@ def test_a_reader_that_leaves_is_no_trace(folder: Path, tmp_path: Path) -> None:
 
 def test_a_path_to_pictures_names_the_copies_and_is_made_absolute(folder: Path, tmp_path: Path) -> None:
     pictures = tmp_path / "my pictures"
-    pictures.mkdir()
+    for split in ("train", "test"):
+        for colour in ("black", "white"):
+            (pictures / split / colour).mkdir(parents=True)
+            Image.new("RGB", (32, 32), colour).save(pictures / split / colour / "0.png")
     own = tmp_path / "own"
     write_notebook(own / "00_data.ipynb", "print(data)", parameters='data: str = "digits"')
     done = execute("--folder", own, "--output", tmp_path / "out", "--data", os.path.relpath(pictures))

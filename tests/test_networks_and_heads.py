@@ -31,7 +31,7 @@ def test_layers_and_the_shapes_that_heads_see(name, pool, image_size):
     ("name", "millions"), [("vgg19", 4.297), ("resnet50", 9.125), ("resnet101", 19.398), ("resnet152", 28.122)]
 )
 def test_search_networks_are_as_large_as_the_released_code_builds_them(name, millions):
-    """Parameters of network and all heads at 0.25x, released variant (RECIPES section 2: 4.3, 9.1, 19.4, 28.1)."""
+    """Parameters of network and all heads at 0.25x, as the released code builds them (in millions)."""
     network = costs.build_on_meta(lambda: build_network(name, 0.25, variant="released"))
     total = costs.parameter_count(network)
     for channels, size, _ in network.cut_shapes[:-1]:
@@ -110,7 +110,7 @@ def test_predsim_pools_to_the_wanted_number_of_features(channels, size, wanted):
     assert head.classifier.in_features >= wanted / 2
 
 
-def test_released_variant_differs_where_the_recipes_say():
+def test_released_variant_has_dropout_and_cuts_before_pooling():
     ours, released = (build_network("vgg19", 0.25, variant=v) for v in ("paper", "released"))
     assert not [m for m in ours.modules() if isinstance(m, nn.Dropout)]
     assert [m.p for m in released.modules() if isinstance(m, nn.Dropout)] == [0.5, 0.5]
