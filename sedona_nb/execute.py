@@ -51,7 +51,8 @@ def find(folder: Path, only: Sequence[str] = (), solutions: bool = False) -> lis
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     for number in (signal.SIGTERM, signal.SIGHUP):  # a CI that gives up, a closed terminal: as orderly as Ctrl-C
-        signal.signal(number, _interrupt)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup asks to be left alone
+            signal.signal(number, _interrupt)
     for name in ("SEDONA_DATA", "SEDONA_CACHE", "SEDONA_RELEASED"):  # notebooks run in another folder
         if os.environ.get(name):
             os.environ[name] = str(Path(os.environ[name]).expanduser().absolute())

@@ -146,7 +146,9 @@ def test_a_notebook_that_takes_too_long_is_stopped(folder: Path, tmp_path: Path)
 def test_nothing_runs_on_after_the_runner_ended(folder: Path, tmp_path: Path, number: signal.Signals) -> None:
     places = ["--folder", str(folder), "--output", str(tmp_path), "--only", "5"]
     command = [sys.executable, "-m", "sedona_nb.execute", *places]
-    runner = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    # A shell starts its background jobs, this test perhaps among them, with SIGINT ignored; a terminal does not.
+    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    runner = subprocess.Popen(command, **streams, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     log = tmp_path / "smoke-digits" / "05_long.log"
     _wait_until(lambda: log.exists() and "asleep" in log.read_text())
     family = psutil.Process(runner.pid).children(recursive=True)
