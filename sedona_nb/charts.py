@@ -133,7 +133,9 @@ def search_history(alpha_history: Tensor, beta_history: Tensor | None = None) ->
         bar.outline.set_visible(False)
         bar.locator = MaxNLocator(integer=True, steps=[1, 2, 5, 10])
         for axes in right:
-            lead = beta_history.detach().cpu().double().argmax(dim=-1).T.numpy()  # (L-1, S+1)
+            values = beta_history.detach().cpu().double()
+            tied = values.amax(-1) == values.amin(-1)  # as at the start: no head leads, and none is shown
+            lead = np.ma.array(values.argmax(-1).T.numpy(), mask=tied.T.numpy())  # (L-1, S+1)
             heads = ListedColormap([HEAD_COLOURS[head] for head in HEADS])
             extent = (-0.5, steps - 0.5, 0.5, layers + 0.5)
             norm = BoundaryNorm(np.arange(-0.5, len(HEADS)), len(HEADS))
