@@ -204,8 +204,9 @@ class _Search:
     def search(self) -> None:
         """The loop of Algorithm 1."""
         config, state = self.config, self.state
-        alpha = state.alpha.to(self.device).requires_grad_()
-        beta = state.beta.to(self.device).requires_grad_()
+        # Copies: Adam works in place, and a resumed state shares its tensors with the history.
+        alpha = state.alpha.to(self.device, copy=True).requires_grad_()
+        beta = state.beta.to(self.device, copy=True).requires_grad_()
         adam = torch.optim.Adam(
             [alpha, beta], config.outer_lr, config.outer_betas, weight_decay=config.outer_weight_decay
         )

@@ -188,12 +188,12 @@ def test_killed_search_resumes_to_the_same_decisions_bit_for_bit(tmp_path):
     undisturbed.mkdir()
     killed.mkdir()
     assert run_child(undisturbed)
-    # Checkpoints come with 3 snapshots and 5 outer steps: one kill in the pretraining, one in the search.
-    kills = [random.randrange(0, 2), random.randrange(0, 4)]
-    finished = [run_child(killed, kill_after=after) for after in kills]
-    assert not any(finished) or run_child(killed)
-    if not finished[-1]:
-        assert run_child(killed)
+    # Checkpoints come with 3 snapshots and 5 outer steps; a child makes one or two of them before it is killed, so
+    # the kills fall into the pretraining and into the search.
+    kills = 0
+    while not run_child(killed, kill_after=random.choice((1, 2))):
+        kills += 1
+    assert kills >= 3
     one, other = (torch.load(folder / "result.pt", weights_only=True) for folder in (undisturbed, killed))
     for a, b in zip(one, other, strict=True):
         assert torch.equal(a, b)
