@@ -26,18 +26,20 @@ PANEL_COLOURS = (VERMILLION, GREEN, *CYCLE[3:])  # Figure 4: red splits first, g
 DIGITS = 2  # of an error in percent, as the paper prints it
 
 
-def alpha_bars(alpha: Tensor | Mapping[str, Tensor], num_blocks: Sequence[int] = (4, 8)) -> Figure:
+def alpha_bars(
+    alpha: Tensor | Mapping[str, Tensor], num_blocks: Sequence[int] = (4, 8), protocol: str = ""
+) -> Figure:
     """Figure 4: learned alpha_1-bar by layer; splits of the first K in red, those that a larger K adds in green.
 
     `alpha`: (L-1, 2), or several by name, one panel each. A K beyond a network's length is left out.
-    Triangles mark splits whose bars are too low to be seen.
+    Triangles mark splits whose bars are too low to be seen. `protocol`: what was searched, for the small print.
     """
     panels = alpha if isinstance(alpha, Mapping) else {"": alpha}
     if not panels:
         raise SedonaError("no alpha to draw; allowed: one (L-1, 2) tensor, or more by name")
     columns = min(len(panels), 2)
     rows = ceil(len(panels) / columns)
-    note = "Bar: softmax(alpha) of the local gradient, Eq. 4. Dotted: 0.5, where the search starts."
+    note = f"Bar: softmax(alpha) of the local gradient, Eq. 4. Dotted: 0.5, where the search starts.\n{protocol}"
     with drawing(5.2 * columns if columns == 1 else 9.0, 0.5 + 2.15 * rows, note=note) as figure:
         grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
         for axes, (name, values) in zip(grid.flat, panels.items(), strict=False):
@@ -103,10 +105,11 @@ def depth_profile(gradients: Mapping[str, Tensor], halving: bool = True) -> Figu
     return figure
 
 
-def search_history(alpha_history: Tensor, beta_history: Tensor | None = None) -> Figure:
+def search_history(alpha_history: Tensor, beta_history: Tensor | None = None, protocol: str = "") -> Figure:
     """How a search went: alpha_1-bar over the outer steps, one line a layer; and, with beta, the leading head.
 
     alpha_history: (S+1, L-1, 2), beta_history: (S+1, L-1, 4): before each of S outer steps, and at the end.
+    protocol: what was searched, for the small print.
 
     Raises:
         SedonaError: other shapes.
@@ -119,7 +122,7 @@ def search_history(alpha_history: Tensor, beta_history: Tensor | None = None) ->
     share = torch.softmax(alpha_history.detach().cpu().double(), dim=-1)[..., 0].numpy()  # (S+1, L-1)
     steps, layers = share.shape
     panels = 1 if beta_history is None else 2
-    with drawing(4.6 * panels, 3.0) as figure:
+    with drawing(4.6 * panels, 3.0 + 0.2 * bool(protocol), note=protocol) as figure:
         left, *right = np.atleast_1d(figure.subplots(1, panels))
         colours = matplotlib.colormaps["viridis"]
         scale = Normalize(1, max(layers, 2))
@@ -151,11 +154,14 @@ def search_history(alpha_history: Tensor, beta_history: Tensor | None = None) ->
     return figure
 
 
-def training_curves(curves: Mapping[str, pd.DataFrame]) -> Figure:
-    """Error in percent over training steps, a curve a name; frames have the columns step and error."""
+def training_curves(curves: Mapping[str, pd.DataFrame], protocol: str = "") -> Figure:
+    """Error in percent over training steps, a curve a name; frames have the columns step and error.
+
+    `protocol`: what was trained, for the small print.
+    """
     for name, frame in curves.items():
         _need(frame, ("step", "error"), f"curve {name!r}")
-    with drawing(6.0, 3.2) as figure:
+    with drawing(6.0, 3.2 + 0.3 * bool(protocol), note=protocol) as figure:
         axes = figure.subplots()
         for (name, frame), colour, dash in zip(curves.items(), CYCLE * 9, DASHES * 9, strict=False):
             last = f"{frame['error'].iloc[-1]:.{DIGITS}f}" if len(frame) else "no data"

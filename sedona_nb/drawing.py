@@ -5,6 +5,7 @@ matplotlib's global settings stay as they are: the style is in force only while 
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
@@ -122,7 +123,8 @@ def drawing(width: float, height: float, title: str = "", note: str = "") -> Ite
         if title:
             figure.suptitle(title, x=0.01, ha="left", fontsize=10.5, fontweight="bold")
         if note:
-            figure.supxlabel(note, x=0.01, ha="left", fontsize=7.5, color=QUIET)
+            lines = [textwrap.fill(line, int(16 * width)) for line in note.splitlines()]  # 16 letters an inch
+            figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=7.5, color=QUIET)
         yield figure
 
 

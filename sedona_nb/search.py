@@ -173,7 +173,7 @@ class _Search:
 
     # -- pretraining ---------------------------------------------------------------------------------------------
 
-    def pretrain(self, stop_at: int | None = None) -> None:
+    def pretrain(self) -> None:
         """Steps of Eqs. 5-6 with alpha = beta = 0, and a snapshot every so many of them."""
         config, state = self.config, self.state
         weights = state.weights or bilevel.initial_weights(self.relaxed)
