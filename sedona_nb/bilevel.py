@@ -10,13 +10,14 @@ with G the mixed gradient (`relaxed.mixed_gradient`). Outer level (Eq. 7): d out
     objective "released" (what the released code differentiates): outer_loss = the mixture of all local losses at
         w_{T-1} on the last training batch, sum_l abar_1,l prod_{j<l} abar_2,j loss_l
 
-Two backends give the same number: "functional" (torch.func, the reference) and "higher" (the library the paper
-used, kept as an oracle). Validation uses batch statistics in BatchNorm; no running statistics are touched.
+The backends give the same number: "functional" (torch.func, the reference) and "higher" (the library the paper
+used, kept as an oracle), both in `unroll`. Validation uses batch statistics in BatchNorm; no running statistics
+are touched.
 """
 
 from __future__ import annotations
 
-import copy
+import pkgutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -29,7 +30,12 @@ from sedona_nb.errors import SedonaError, choose
 from sedona_nb.losses import cross_entropy
 from sedona_nb.relaxed import RelaxedNetwork
 
-BACKENDS = ("functional", "higher")
+# Backend and the function (problem, objective) -> Hypergradient that it stands for. Names and not functions: the
+# modules of the backends build on this one and are imported when they are first asked for.
+BACKENDS = {
+    "functional": "sedona_nb.unroll:functional_hypergradient",
+    "higher": "sedona_nb.unroll:higher_hypergradient",
+}
 OBJECTIVES = ("validation", "released")
 Batch = tuple[Tensor, Tensor]  # images (B, C, H, W), labels (B,)
 Tensors = dict[str, Tensor]
@@ -66,6 +72,37 @@ class Weights(NamedTuple):
     buffers: Tensors
 
 
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """One hypergradient's question: network, weights, decisions, batches, rate.
+
+    L layers, M heads, T inner steps; nothing in it is changed by answering.
+
+    Attributes:
+        relaxed: the network's structure; its own weights and buffers are not read.
+        weights: (theta, phi) to start from, with momenta.
+        alpha: decisions where to cut, (L-1, 2).
+        beta: decisions for heads, (L-1, M).
+        inner_batches: T training batches, each images (B, C, H, W) and labels (B,).
+        outer_batch: a validation batch (not used by objective "released").
+        lr: learning rate of the inner steps.
+        inner: T, momentum, weight decay, loss.
+    """
+
+    relaxed: RelaxedNetwork
+    weights: Weights
+    alpha: Tensor
+    beta: Tensor
+    inner_batches: Sequence[Batch]
+    outer_batch: Batch
+    lr: float
+    inner: InnerConfig
+
+    def shares(self) -> tuple[Tensor, Tensor]:
+        """abar and bbar: softmax of alpha (L-1, 2) and beta (L-1, M)."""
+        return self.alpha.softmax(1), self.beta.softmax(1)
+
+
 class Hypergradient(NamedTuple):
     """d outer_loss / d alpha (L-1, 2), d outer_loss / d beta (L-1, M), and the outer loss itself."""
 
@@ -79,6 +116,15 @@ def initial_weights(relaxed: RelaxedNetwork) -> Weights:
     parameters = {name: value.detach().clone() for name, value in relaxed.named_parameters()}
     momenta = {name: torch.zeros_like(value) for name, value in parameters.items()}
     return Weights(parameters, momenta, {name: value.clone() for name, value in relaxed.named_buffers()})
+
+
+def trainable(weights: Weights, device: torch.device) -> Weights:
+    """A copy of `weights` on `device`, its parameters ready to be stepped."""
+
+    def move(tensors: Tensors, grad: bool) -> Tensors:
+        return {name: value.detach().to(device, copy=True).requires_grad_(grad) for name, value in tensors.items()}
+
+    return Weights(move(weights.parameters, True), move(weights.momenta, False), move(weights.buffers, False))
 
 
 def inner_step(
@@ -130,136 +176,62 @@ def inner_step(
     return Weights(parameters, momenta, weights.buffers), values
 
 
-def outer_loss(
-    relaxed: RelaxedNetwork,
-    weights: Weights,
-    alpha: Tensor,
-    beta: Tensor,
-    inner_batches: Sequence[Batch],
-    outer_batch: Batch,
-    lr: float,
-    inner: InnerConfig,
-    objective: str = "validation",
-    backend: str = "functional",
-    create_graph: bool = True,
-) -> Tensor:
-    """The outer loss as a function of alpha and beta, differentiable if `create_graph`.
+def check_problem(problem: Problem, objective: str) -> None:
+    """Refuse what has no answer.
 
-    Arguments as in `hypergradient`; a scalar tensor.
+    Raises:
+        SedonaError: unknown objective, wrong shapes or number of batches.
     """
     choose(objective, OBJECTIVES, "objective")
-    choose(backend, BACKENDS, "backend")
-    relax.check_decisions(relaxed, alpha, beta)
-    if len(inner_batches) != inner.steps:
-        raise SedonaError(f"{len(inner_batches)} inner batches for {inner.steps} inner steps: one each is needed")
-    abar, bbar = alpha.softmax(1), beta.softmax(1)
-    # The released objective stops one step earlier and looks at the batch of the step that it leaves out.
-    unrolled = inner_batches if objective == "validation" else inner_batches[:-1]
-    unroll = _unroll_functional if backend == "functional" else _unroll_higher
-    parameters = unroll(relaxed, weights, abar, bbar, unrolled, lr, inner, create_graph)
-    scratch = {name: value.clone() for name, value in weights.buffers.items()}
+    relax.check_decisions(problem.relaxed, problem.alpha, problem.beta)
+    if len(problem.inner_batches) != problem.inner.steps:
+        raise SedonaError(
+            f"{len(problem.inner_batches)} inner batches for {problem.inner.steps} inner steps: one each is needed"
+        )
+
+
+def unrolled_batches(problem: Problem, objective: str) -> Sequence[Batch]:
+    """The batches of the inner steps that the objective differentiates through.
+
+    The released objective stops one step earlier and looks at the batch of the step that it leaves out.
+    """
+    return problem.inner_batches if objective == "validation" else problem.inner_batches[:-1]
+
+
+def loss_after_steps(problem: Problem, objective: str, parameters: Tensors, abar: Tensor, bbar: Tensor) -> Tensor:
+    """The outer loss as a function of the parameters that the inner steps arrive at, and of the shares; a scalar.
+
+    Raises:
+        SedonaError: the loss is not finite.
+    """
+    relaxed, inner = problem.relaxed, problem.inner
+    scratch = {name: value.clone() for name, value in problem.weights.buffers.items()}
     if objective == "released":
-        images, labels = inner_batches[-1]
+        images, labels = problem.inner_batches[-1]
         outputs = relax.forward(relaxed, parameters, scratch, images, abar, bbar, inner.head_scaling)
         value = relax.mixture_loss(relax.local_losses(outputs, labels, inner.loss), abar)
     else:
-        images, labels = outer_batch
+        images, labels = problem.outer_batch
         outputs = relax.forward(relaxed, parameters, scratch, images, abar, None)
         value = inner.loss(outputs.scores[-1], labels)
     if not torch.isfinite(value.detach()):
         raise SedonaError(
-            f"the outer loss is {value.item():g} after {inner.steps} inner steps; lower the rate ({lr:g})"
+            f"the outer loss is {value.item():g} after {inner.steps} inner steps; lower the rate ({problem.lr:g})"
         )
     return value
 
 
-def hypergradient(
-    relaxed: RelaxedNetwork,
-    weights: Weights,
-    alpha: Tensor,
-    beta: Tensor,
-    inner_batches: Sequence[Batch],
-    outer_batch: Batch,
-    lr: float,
-    inner: InnerConfig,
-    objective: str = "validation",
-    backend: str = "functional",
-) -> Hypergradient:
+def hypergradient(problem: Problem, objective: str = "validation", backend: str = "functional") -> Hypergradient:
     """The gradient of Eq. 7 through T inner steps.
 
     Args:
-        relaxed: the network's structure; its own weights and buffers are neither read nor changed.
-        weights: (theta, phi) to start from, with momenta; not changed.
-        alpha, beta: (L-1, 2) and (L-1, M).
-        inner_batches: T training batches.
-        outer_batch: a validation batch (not used by objective "released").
-        lr: learning rate of the inner steps.
-        inner: T, momentum, weight decay, loss.
+        problem: where to start, with which decisions, on which batches; not changed.
         objective: "validation" (Eq. 7) or "released".
-        backend: "functional" or "higher".
+        backend: one of `BACKENDS`.
 
     Raises:
         SedonaError: unknown objective or backend, wrong shapes or number of batches, a loss that is not finite.
     """
-    alpha = alpha.detach().requires_grad_()
-    beta = beta.detach().requires_grad_()
-    value = outer_loss(
-        relaxed, weights, alpha, beta, inner_batches, outer_batch, lr, inner, objective, backend, create_graph=True
-    )
-    d_alpha, d_beta = torch.autograd.grad(value, [alpha, beta])
-    return Hypergradient(d_alpha, d_beta, value.item())
-
-
-def _unroll_functional(
-    relaxed: RelaxedNetwork,
-    weights: Weights,
-    abar: Tensor,
-    bbar: Tensor,
-    batches: Sequence[Batch],
-    lr: float,
-    inner: InnerConfig,
-    create_graph: bool,
-) -> Tensors:
-    """w_T by repeated `inner_step`; the graph of all steps is kept if `create_graph`."""
-    weights = Weights(
-        {name: value.detach().requires_grad_() for name, value in weights.parameters.items()},
-        weights.momenta,
-        {name: value.clone() for name, value in weights.buffers.items()},
-    )
-    for batch in batches:
-        weights, _ = inner_step(relaxed, weights, abar, bbar, batch, lr, inner, create_graph)
-    return weights.parameters
-
-
-def _unroll_higher(
-    relaxed: RelaxedNetwork,
-    weights: Weights,
-    abar: Tensor,
-    bbar: Tensor,
-    batches: Sequence[Batch],
-    lr: float,
-    inner: InnerConfig,
-    create_graph: bool,
-) -> Tensors:
-    """w_T as `higher` unrolls it: patched module, differentiable SGD, the mixed gradient by `grad_callback`.
-
-    The callback replaces the gradients that `higher` computes, so the loss it is given may be any: a zero here.
-    """
-    import higher
-
-    module = copy.deepcopy(relaxed)
-    module.load_state_dict({**weights.parameters, **weights.buffers})
-    names = [name for name, _ in module.named_parameters()]
-    optimizer = torch.optim.SGD(module.parameters(), lr, momentum=inner.momentum, weight_decay=inner.weight_decay)
-    for name, parameter in module.named_parameters():
-        optimizer.state[parameter]["momentum_buffer"] = weights.momenta[name].clone()
-    with higher.innerloop_ctx(module, optimizer, track_higher_grads=create_graph) as (fast, steps):
-        for images, labels in batches:
-            parameters = dict(zip(names, fast.fast_params, strict=True))
-            scales = 1 / (abar[:, 0].detach() + 1e-5) if inner.head_scaling == "released" else None
-            outputs = fast(images, bbar, scales)
-            losses = relax.local_losses(outputs, labels, inner.loss)
-            gradient = relax.mixed_gradient(module, parameters, outputs.activations, losses, abar, create_graph)
-            zero = 0 * fast.fast_params[0].sum()
-            steps.step(zero, grad_callback=lambda _, mixed=gradient: [mixed[name] for name in names])
-        return dict(zip(names, fast.fast_params, strict=True))
+    choose(backend, BACKENDS, "backend")
+    check_problem(problem, objective)
+    return pkgutil.resolve_name(BACKENDS[backend])(problem, objective)

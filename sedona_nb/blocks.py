@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from sedona_nb.decoupling import Decoupling
 from sedona_nb.errors import SedonaError
 from sedona_nb.heads import HeadConfig, PredSimHead, build_head
+from sedona_nb.layered import LayeredNetwork
 from sedona_nb.losses import cross_entropy, predsim_loss
-from sedona_nb.networks import LayeredNetwork
 from sedona_nb.seeds import mix
 
 

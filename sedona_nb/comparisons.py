@@ -1,11 +1,14 @@
-"""Charts that put measured numbers beside a printed number or a law: costs of heads, sizes of learned alphas."""
+"""Charts that put measured numbers beside others: costs of heads, sizes of learned alphas, two searches."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from torch import Tensor
@@ -90,4 +93,57 @@ def learned_sizes(
         axes.set(xlabel="layer", ylabel=r"$\log_{10}\,|\alpha_1|$")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
         axes.legend()
+    return figure
+
+
+def searches_compared(searches: Mapping[str, tuple[Tensor, Tensor]], protocol: str = "") -> Figure:
+    """Searches side by side, a column each: alpha_1-bar over the outer steps, and what moved it.
+
+    searches: by name, alpha_history (S+1, L-1, 2) and alpha_gradients (S, L-1, 2) as a `SearchResult` has them.
+    Above: the local gradient's share, a line a layer. Below: log10 |dL/d alpha_1| by step and layer; exact zeros
+    have no logarithm and are left white. Axes and colours are the same in all columns.
+    protocol: what was searched, for the small print.
+
+    Raises:
+        SedonaError: no search, or other shapes.
+    """
+    shapes = [(tuple(history.shape), tuple(gradients.shape)) for history, gradients in searches.values()]
+    if not shapes or any(
+        len(h) != 3 or h[2] != 2 or h[0] < 2 or g != (h[0] - 1, *h[1:]) or h[1] != shapes[0][0][1]
+        for h, g in shapes
+    ):
+        raise SedonaError(
+            f"searches have shapes {shapes}; allowed: (S+1, L-1, 2) and (S, L-1, 2), one L, S at least 1"
+        )
+    layers = shapes[0][0][1]
+    sizes = {n: g.detach().cpu().double()[..., 0].abs().numpy() for n, (_, g) in searches.items()}  # (S, L-1)
+    logs = {n: np.ma.masked_invalid(np.log10(np.where(s > 0, s, np.nan))) for n, s in sizes.items()}
+    present = np.concatenate([values.compressed() for values in logs.values()])
+    low, high = (present.min(), present.max()) if present.size else (-1.0, 0.0)
+    strength = Normalize(low, high if high > low else low + 1)
+    with drawing(4.3 * len(searches) + 0.7, 4.6 + 0.2 * bool(protocol), note=protocol) as figure:
+        upper, lower = figure.subplots(2, len(searches), squeeze=False, sharey="row", sharex="col")
+        colours, scale = matplotlib.colormaps["viridis"], Normalize(1, max(layers, 2))
+        for above, below, (name, (history, _)) in zip(upper, lower, searches.items(), strict=True):
+            share = history.detach().cpu().double().softmax(-1)[..., 0].numpy()  # (S+1, L-1)
+            for layer in range(layers):
+                above.plot(share[:, layer], color=colours(0.95 * scale(layer + 1)), linewidth=1.3)
+            above.set_title(label(name))
+            extent = (0, len(sizes[name]), 0.5, layers + 0.5)  # the gradient of step s moves alpha from s to s+1
+            look = {"cmap": "cividis", "norm": strength, "aspect": "auto", "origin": "lower"}
+            below.imshow(logs[name].T, extent=extent, interpolation="none", **look)
+            below.grid(visible=False)
+            below.set_xlabel("outer step")
+            for axis in (below.xaxis, below.yaxis):
+                axis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+        upper[0].set_ylabel(r"$\bar{\alpha}_1$")
+        lower[0].set_ylabel("layer")
+        shown = ListedColormap(colours(np.linspace(0, 0.95, 256)))
+        lines = figure.colorbar(ScalarMappable(scale, shown), ax=list(upper), pad=0.02, aspect=20)
+        lines.ax.set_title("layer", fontsize=8, pad=4)
+        lines.locator = MaxNLocator(integer=True, steps=[1, 2, 5, 10])
+        strengths = figure.colorbar(ScalarMappable(strength, "cividis"), ax=list(lower), pad=0.02, aspect=20)
+        strengths.set_label(r"$\log_{10}\,|\partial \mathcal{L} / \partial \alpha_1|$")
+        for bar in (lines, strengths):
+            bar.outline.set_visible(False)
     return figure

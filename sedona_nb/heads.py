@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from sedona_nb.errors import SedonaError, choose
-from sedona_nb.networks import conv_bn, initialize, scaled
+from sedona_nb.layered import conv_bn, initialize, scaled
 
 HEADS = ("aux1", "aux2", "aux3", "aux4")  # the search pool: column m-1 of beta is Aux m
 ALL_HEADS = (*HEADS, "mlp-sr", "predsim")

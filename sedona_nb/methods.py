@@ -17,7 +17,7 @@ from sedona_nb.decoupling import Decoupling
 from sedona_nb.errors import SedonaError, choose
 from sedona_nb.profiles import Profile
 from sedona_nb.records import METHODS, RunSpec, SearchSpec
-from sedona_nb.search import SearchResult
+from sedona_nb.search_config import SearchResult
 
 TITLES = {
     "backprop": "Backprop",

@@ -13,7 +13,6 @@ compute their errors; nothing else uses them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ from torch.autograd import grad
 from torch.func import functional_call
 
 from sedona_nb import relaxed as relax
-from sedona_nb.bilevel import Batch, Hypergradient, InnerConfig, Tensors, Weights
+from sedona_nb.bilevel import Batch, Hypergradient, InnerConfig, Problem, Tensors
 from sedona_nb.errors import choose
 from sedona_nb.relaxed import RelaxedNetwork
 
@@ -90,29 +89,20 @@ def gated_gradient(
     return dict(zip(parameters, grad(total, list(parameters.values()), create_graph=create_graph), strict=True))
 
 
-def gated_hypergradient(
-    relaxed: RelaxedNetwork,
-    weights: Weights,
-    alpha: Tensor,
-    beta: Tensor,
-    inner_batches: Sequence[Batch],
-    outer_batch: Batch,
-    lr: float,
-    inner: InnerConfig,
-    kind: str,
-) -> Hypergradient:
-    """The validation hypergradient as it comes out when the inner steps use gates; arguments as in `bilevel`."""
-    alpha, beta = alpha.detach().requires_grad_(), beta.detach().requires_grad_()
+def gated_hypergradient(problem: Problem, kind: str) -> Hypergradient:
+    """The validation hypergradient of `bilevel` as it comes out when the inner steps use gates."""
+    relaxed, weights, inner = problem.relaxed, problem.weights, problem.inner
+    alpha, beta = problem.alpha.detach().requires_grad_(), problem.beta.detach().requires_grad_()
     abar, bbar = alpha.softmax(1), beta.softmax(1)
     parameters = {name: value.detach().requires_grad_() for name, value in weights.parameters.items()}
     momenta, buffers = dict(weights.momenta), {name: value.clone() for name, value in weights.buffers.items()}
-    for batch in inner_batches:
+    for batch in problem.inner_batches:
         field = gated_gradient(relaxed, parameters, buffers, batch, abar, bbar, inner, kind, create_graph=True)
         for name in parameters:
             step = field[name] + inner.weight_decay * parameters[name]
             momenta[name] = inner.momentum * momenta[name] + step
-            parameters[name] = parameters[name] - lr * momenta[name]
-    images, labels = outer_batch
+            parameters[name] = parameters[name] - problem.lr * momenta[name]
+    images, labels = problem.outer_batch
     scores = relax.forward(relaxed, parameters, buffers, images, abar, None).scores[-1]
     value = inner.loss(scores, labels)
     return Hypergradient(*grad(value, [alpha, beta]), value.item())

@@ -16,8 +16,8 @@ from sedona_nb.errors import choose
 from sedona_nb.heads import HeadConfig
 from sedona_nb.networks import NetworkConfig
 from sedona_nb.places import home
-from sedona_nb.search import SearchConfig
-from sedona_nb.training import TrainConfig
+from sedona_nb.search_config import SearchConfig
+from sedona_nb.train_config import TrainConfig
 
 
 @dataclass(frozen=True)

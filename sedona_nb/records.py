@@ -22,8 +22,8 @@ from sedona_nb.devices import describe
 from sedona_nb.errors import SedonaError, choose
 from sedona_nb.heads import HeadConfig
 from sedona_nb.networks import NetworkConfig
-from sedona_nb.search import SearchConfig
-from sedona_nb.training import TrainConfig
+from sedona_nb.search_config import SearchConfig
+from sedona_nb.train_config import TrainConfig
 
 FORMAT = 1  # of the record files; raised when a field changes its meaning
 METHODS = ("backprop", "predsim", "dgl", "sedona", "given", "continuous")

@@ -24,7 +24,7 @@ from torch.func import functional_call
 
 from sedona_nb.errors import SedonaError, choose
 from sedona_nb.heads import HEADS, HeadConfig, MixedHead, build_head
-from sedona_nb.networks import LayeredNetwork
+from sedona_nb.layered import LayeredNetwork
 from sedona_nb.seeds import mix
 
 HEAD_SCALINGS = ("none", "released")

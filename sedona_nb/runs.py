@@ -22,6 +22,7 @@ from sedona_nb.continuous import ContinuousNetwork
 from sedona_nb.data import ImageData
 from sedona_nb.errors import SedonaError
 from sedona_nb.records import Record, RunSpec, SearchSpec, Spec, provenance, spec_hash
+from sedona_nb.search_config import SearchResult
 from sedona_nb.seeds import mix
 
 
@@ -91,7 +92,7 @@ def find_or_search(
 ) -> Record:
     """The record of a search; searched, or continued, if the store has none.
 
-    Its result holds every field of `search.SearchResult`, tensors as nested lists; `search_result` gives it back.
+    Its result holds every field of `SearchResult`, tensors as nested lists; `search_result` gives it back.
 
     Raises:
         SedonaError: the pictures are not the spec's, or as in `search.run`.
@@ -114,13 +115,13 @@ def find_or_search(
     return record
 
 
-def search_result(record: Record) -> search.SearchResult:
+def search_result(record: Record) -> SearchResult:
     """The `SearchResult` of a search's record; float32 tensors, exactly as they were."""
     tensors = ("alpha", "beta", "alpha_history", "beta_history", "alpha_gradients", "outer_losses")
     values = dict(record.result)
     values.update({name: torch.tensor(values[name]) for name in tensors})
     values["pretraining"] = [tuple(row) for row in values["pretraining"]]
-    return search.SearchResult(**values)
+    return SearchResult(**values)
 
 
 def find_or_train(

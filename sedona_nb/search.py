@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -22,108 +21,15 @@ from sedona_nb import bilevel, data, progress
 from sedona_nb import relaxed as relax
 from sedona_nb.atomic import load_tensors, save_tensors
 from sedona_nb.batches import BatchStream, DevicePictures, evaluation_batches
-from sedona_nb.bilevel import InnerConfig, Weights
-from sedona_nb.errors import SedonaError, choose
+from sedona_nb.bilevel import Hypergradient, Problem, Weights
+from sedona_nb.errors import SedonaError
 from sedona_nb.heads import HeadConfig
-from sedona_nb.memory import EVICTIONS, KEEPS, WeightMemory
+from sedona_nb.memory import WeightMemory
 from sedona_nb.networks import NetworkConfig
 from sedona_nb.rates import cosine
+from sedona_nb.search_config import SearchConfig, SearchResult
+from sedona_nb.search_state import SearchState
 from sedona_nb.seeds import mix, torch_generator
-
-INNER_RATES = ("outer_cosine", "stored_step")
-RENEWAL_BATCHES = ("first", "new")
-
-
-@dataclass(frozen=True)
-class SearchConfig:
-    """The search stage (Section 3.3, Appendix E.1) with the paper's defaults; see also `released`."""
-
-    pretrain_steps: int = 40_000
-    snapshot_every: int = 80  # pretraining steps between two evaluations, each a candidate for the memory
-    snapshot_batches: int | None = None  # validation batches an evaluation looks at; None: all; released code: 1
-    memory_size: int = 50  # N
-    keep: str = "best"  # released code: "last"
-    eviction: str = "oldest"  # released code: "replace"
-    outer_steps: int = 2_000
-    outer_batch_size: int = 1_024  # not in the paper; the released code's
-    outer_lr: float = 0.01
-    outer_betas: tuple[float, float] = (0.9, 0.999)  # released code: (0.5, 0.999)
-    outer_weight_decay: float = 1e-6
-    held_out: float = 0.4  # share of the training pictures that serves as validation set
-    inner: InnerConfig = field(default_factory=InnerConfig)
-    inner_rate: str = "outer_cosine"  # released code: "stored_step", the rate at which pretraining left the set
-    objective: str = "validation"  # released code: "released"
-    renewal_batch: str = "first"  # of the step that is stored: the first inner step's; released code: a "new" one
-    backend: str = "functional"
-    padding: int | None = None  # crop padding; None: the data set's own; released code on CIFAR-10: 2
-
-    def __post_init__(self) -> None:
-        choose(self.keep, KEEPS, "choice of snapshots to keep")
-        choose(self.eviction, EVICTIONS, "eviction")
-        choose(self.inner_rate, INNER_RATES, "inner_rate")
-        choose(self.renewal_batch, RENEWAL_BATCHES, "renewal_batch")
-        choose(self.objective, bilevel.OBJECTIVES, "objective")
-        choose(self.backend, bilevel.BACKENDS, "backend")
-        if min(self.pretrain_steps, self.outer_steps) < 0 or self.snapshot_every < 1:
-            raise SedonaError("pretrain_steps and outer_steps must be at least 0, snapshot_every at least 1")
-
-    @classmethod
-    def released(cls, **changes: object) -> SearchConfig:
-        """The settings that the released code really runs with, where they differ from the paper's."""
-        inner = InnerConfig(weight_decay=1e-4, convention="others", head_scaling="released")
-        config = cls(
-            snapshot_batches=1,
-            keep="last",
-            eviction="replace",
-            outer_betas=(0.5, 0.999),
-            inner=inner,
-            inner_rate="stored_step",
-            renewal_batch="new",
-            objective="released",
-            padding=2,
-        )
-        return replace(config, **changes)
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """What a search leaves; S outer steps, L layers, M heads. All tensors are float32 on the CPU.
-
-    Attributes:
-        alpha, beta: the learned decisions, (L-1, 2) and (L-1, M).
-        alpha_history, beta_history: their values before each step and at the end, (S+1, L-1, 2), (S+1, L-1, M).
-        alpha_gradients: d outer_loss / d alpha at each step, (S, L-1, 2).
-        outer_losses: the outer loss at each step, (S,).
-        pretraining: rows (step, training loss of the classifier, validation error), one an evaluation.
-        seconds: time spent, over all pieces of a resumed search.
-    """
-
-    alpha: Tensor
-    beta: Tensor
-    alpha_history: Tensor
-    beta_history: Tensor
-    alpha_gradients: Tensor
-    outer_losses: Tensor
-    pretraining: list[tuple[int, float, float]]
-    seconds: float
-
-
-@dataclass
-class _State:
-    """All that changes during a search, but for the weight memory."""
-
-    pretrained: int = 0  # pretraining steps done
-    searched: int = 0  # outer steps done
-    weights: Weights | None = None  # of the pretraining
-    alpha: Tensor | None = None
-    beta: Tensor | None = None
-    adam: dict | None = None
-    alphas: list[Tensor] = field(default_factory=list)
-    betas: list[Tensor] = field(default_factory=list)
-    gradients: list[Tensor] = field(default_factory=list)
-    losses: list[float] = field(default_factory=list)
-    pretraining: list[tuple[int, float, float]] = field(default_factory=list)
-    seconds: float = 0.0
 
 
 class _Search:
@@ -166,18 +72,14 @@ class _Search:
             config.memory_size, config.keep, config.eviction, None if folder is None else folder / "memory"
         )
         self.identity = repr((pictures.fingerprint, network, config, heads, seed))
-        self.state = _State()
-        rows, columns = self.relaxed.num_layers - 1, self.relaxed.num_heads
-        self.state.alpha, self.state.beta = torch.zeros(rows, 2), torch.zeros(rows, columns)
-        self.state.alphas, self.state.betas = [self.state.alpha.clone()], [self.state.beta.clone()]
+        self.state = SearchState.undecided(self.relaxed.num_layers - 1, self.relaxed.num_heads)
 
     # -- pretraining ---------------------------------------------------------------------------------------------
 
     def pretrain(self) -> None:
         """Steps of Eqs. 5-6 with alpha = beta = 0, and a snapshot every so many of them."""
         config, state = self.config, self.state
-        weights = state.weights or bilevel.initial_weights(self.relaxed)
-        weights = self._trainable(weights)
+        weights = bilevel.trainable(state.weights or bilevel.initial_weights(self.relaxed), self.device)
         if config.pretrain_steps == 0 and not self.memory.entries:
             self.memory.offer(weights, 0, math.nan)
         abar, bbar = self._shares(torch.zeros_like(state.alpha), torch.zeros_like(state.beta))
@@ -216,13 +118,14 @@ class _Search:
             while state.searched < config.outer_steps:
                 step = state.searched
                 entry, stored = self.memory.sample(torch_generator(self.seed, "memory", step))
-                weights = self._trainable(stored)
+                weights = bilevel.trainable(stored, self.device)
                 first = config.pretrain_steps + step * config.inner.steps
                 batches = [self.training.batch(first + t) for t in range(config.inner.steps)]
                 lr = self._inner_lr(step, entry.step)
-                gradient = self._hypergradient(
-                    weights, alpha, beta, batches, self.validation.batch(step), lr, f"outer step {step}"
+                problem = Problem(
+                    self.relaxed, weights, alpha, beta, batches, self.validation.batch(step), lr, config.inner
                 )
+                gradient = self._hypergradient(problem, f"outer step {step}")
                 alpha.grad, beta.grad = gradient.alpha, gradient.beta
                 adam.step()
                 # Algorithm 1's last step: one inner step with the updated decisions, kept in the memory.
@@ -233,13 +136,7 @@ class _Search:
                     batch = self.training.batch(last + step)
                 weights, _ = self._inner_step(weights, abar, bbar, batch, lr, f"outer step {step}")
                 self.memory.renew(entry, weights, entry.step + 1)
-                state.searched += 1
-                state.alpha, state.beta = alpha.detach().cpu().clone(), beta.detach().cpu().clone()
-                state.alphas.append(state.alpha)
-                state.betas.append(state.beta)
-                state.gradients.append(gradient.alpha.cpu())
-                state.losses.append(gradient.outer_loss)
-                state.adam = adam.state_dict()
+                state.record(alpha, beta, gradient, adam.state_dict())
                 self.checkpoint()
                 bar.update(outer_loss=gradient.outer_loss)
 
@@ -258,37 +155,15 @@ class _Search:
         except SedonaError as error:
             raise SedonaError(f"{where}: {error}") from None
 
-    def _hypergradient(self, weights, alpha, beta, batches, outer_batch, lr, where):
+    def _hypergradient(self, problem: Problem, where: str) -> Hypergradient:
         self.relaxed.train()
         try:
-            return bilevel.hypergradient(
-                self.relaxed,
-                weights,
-                alpha,
-                beta,
-                batches,
-                outer_batch,
-                lr,
-                self.config.inner,
-                self.config.objective,
-                self.config.backend,
-            )
+            return bilevel.hypergradient(problem, self.config.objective, self.config.backend)
         except SedonaError as error:
             raise SedonaError(f"{where}: {error}") from None
 
     def _shares(self, alpha: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
         return alpha.to(self.device).softmax(1), beta.to(self.device).softmax(1)
-
-    def _trainable(self, weights: Weights) -> Weights:
-        """A copy of `weights` on the search's device, ready to be stepped."""
-
-        def move(tensors, grad):
-            return {
-                name: value.detach().to(self.device, copy=True).requires_grad_(grad)
-                for name, value in tensors.items()
-            }
-
-        return Weights(move(weights.parameters, True), move(weights.momenta, False), move(weights.buffers, False))
 
     def _validation_error(self, weights: Weights) -> float:
         """Error of the classifier with running statistics on the held-out pictures, in percent."""
@@ -312,18 +187,10 @@ class _Search:
         """Write the state; the files of evicted weight sets go only after that."""
         if self.folder is None:
             return
-        state = self.state
-        state.seconds += time.perf_counter() - self.clock
+        self.state.seconds += time.perf_counter() - self.clock
         self.clock = time.perf_counter()
-        content = {key: getattr(state, key) for key in state.__dataclass_fields__}
-        if state.weights is not None:
-            content["weights"] = [
-                {name: value.detach().cpu() for name, value in part.items()} for part in state.weights
-            ]
-        save_tensors(
-            self.folder / "search.pt",
-            {"identity": self.identity, "memory": self.memory.state(), "state": content},
-        )
+        content = {"identity": self.identity, "memory": self.memory.state(), "state": self.state.to_saved()}
+        save_tensors(self.folder / "search.pt", content)
         self.memory.commit()
 
     def resume(self) -> None:
@@ -334,9 +201,7 @@ class _Search:
         saved = load_tensors(self.folder / "search.pt")
         if saved["identity"] != self.identity:
             raise SedonaError(f"{self.folder} holds a search with other settings; choose another folder")
-        self.state = _State(**saved["state"])
-        if self.state.weights is not None:
-            self.state.weights = Weights(*self.state.weights)
+        self.state = SearchState.from_saved(saved["state"])
         self.memory.restore(saved["memory"])
 
 
@@ -376,14 +241,4 @@ def run(
     search.resume()
     search.pretrain()
     search.search()
-    state = search.state
-    return SearchResult(
-        alpha=state.alpha,
-        beta=state.beta,
-        alpha_history=torch.stack(state.alphas),
-        beta_history=torch.stack(state.betas),
-        alpha_gradients=torch.stack(state.gradients) if state.gradients else torch.zeros(0, *state.alpha.shape),
-        outer_losses=torch.tensor(state.losses),
-        pretraining=state.pretraining,
-        seconds=state.seconds + time.perf_counter() - search.clock,
-    )
+    return search.state.result(search.state.seconds + time.perf_counter() - search.clock)

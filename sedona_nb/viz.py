@@ -11,7 +11,7 @@ from sedona_nb.charts import (
     search_history,
     training_curves,
 )
-from sedona_nb.comparisons import cost_bars, learned_sizes
+from sedona_nb.comparisons import cost_bars, learned_sizes, searches_compared
 from sedona_nb.diagrams import backward_graphs, decoupling_diagram, search_space
 from sedona_nb.drawing import Drawing, drawing, save
 
@@ -29,5 +29,6 @@ __all__ = [
     "save",
     "search_history",
     "search_space",
+    "searches_compared",
     "training_curves",
 ]

@@ -10,16 +10,17 @@ import torch
 from toys import float64, relative, toy_batch, toy_relaxed, toy_weights
 
 from sedona_nb import bilevel
-from sedona_nb.bilevel import InnerConfig, Weights, hypergradient, inner_step, outer_loss
+from sedona_nb import relaxed as relaxation
+from sedona_nb.bilevel import InnerConfig, Problem, Weights, hypergradient, inner_step
 from sedona_nb.errors import SedonaError
 from sedona_nb.networks import build_vgg, initialize
 from sedona_nb.relaxed import relax
+from sedona_nb.unroll import outer_loss
 
 LR = 0.05
 
 
-def problem(kind: str, steps: int, seed: int = 0):
-    """Everything that `hypergradient` takes, but objective and backend."""
+def toy_problem(kind: str, steps: int, seed: int = 0) -> Problem:
     relaxed = toy_relaxed(kind).train()
     generator = torch.Generator().manual_seed(seed)
     weights = toy_weights(relaxed, generator)
@@ -28,7 +29,7 @@ def problem(kind: str, steps: int, seed: int = 0):
     beta = 0.5 * torch.randn(rows, 4, generator=generator)
     # 16 pictures: with 6, on maps of one pixel, BatchNorm lets rounding errors grow by a factor of 10^5.
     batches = [toy_batch(generator, 16) for _ in range(steps)]
-    return relaxed, weights, alpha, beta, batches, toy_batch(generator, 16), LR, InnerConfig(steps=steps)
+    return Problem(relaxed, weights, alpha, beta, batches, toy_batch(generator, 16), LR, InnerConfig(steps=steps))
 
 
 @pytest.mark.parametrize("objective", bilevel.OBJECTIVES)
@@ -37,9 +38,9 @@ def problem(kind: str, steps: int, seed: int = 0):
 class TestHypergradient:
     def test_higher_and_functional_agree(self, kind, steps, objective):
         with float64():
-            task = problem(kind, steps)
-            functional = hypergradient(*task, objective, "functional")
-            higher = hypergradient(*task, objective, "higher")
+            problem = toy_problem(kind, steps)
+            functional = hypergradient(problem, objective, "functional")
+            higher = hypergradient(problem, objective, "higher")
         assert relative(higher.alpha, functional.alpha) < 1e-10
         assert relative(higher.beta, functional.beta) < 1e-10
         assert higher.outer_loss == pytest.approx(functional.outer_loss, rel=1e-12)
@@ -47,17 +48,16 @@ class TestHypergradient:
     def test_agrees_with_central_differences(self, kind, steps, objective):
         h = 1e-7  # larger steps cross kinks of the ReLUs
         with float64():
-            task = problem(kind, steps, seed=1)
-            relaxed, weights, alpha, beta, *rest = task
-            found = hypergradient(*task, objective)
+            problem = toy_problem(kind, steps, seed=1)
+            found = hypergradient(problem, objective)
             generator = torch.Generator().manual_seed(9)
             for _ in range(3):
-                a = torch.randn(alpha.shape, generator=generator)
-                b = torch.randn(beta.shape, generator=generator)
+                a = torch.randn(problem.alpha.shape, generator=generator)
+                b = torch.randn(problem.beta.shape, generator=generator)
 
                 def value(t, a=a, b=b):
-                    moved = relaxed, weights, alpha + t * a, beta + t * b, *rest
-                    return outer_loss(*moved, objective, create_graph=False).item()
+                    moved = replace(problem, alpha=problem.alpha + t * a, beta=problem.beta + t * b)
+                    return outer_loss(moved, objective, create_graph=False).item()
 
                 difference = (value(h) - value(-h)) / (2 * h)
                 slope = ((found.alpha * a).sum() + (found.beta * b).sum()).item()
@@ -68,40 +68,37 @@ def test_each_alpha_and_beta_alone_agrees_with_central_differences():
     """Entry by entry, so that no error can hide in a sum over directions."""
     h = 1e-7
     with float64():
-        task = problem("vgg", 2, seed=3)
-        relaxed, weights, alpha, beta, *rest = task
-        found = hypergradient(*task)
-        for wanted, position in ((found.alpha, 0), (found.beta, 1)):
+        problem = toy_problem("vgg", 2, seed=3)
+        found = hypergradient(problem)
+        for name in ("alpha", "beta"):
+            wanted = getattr(found, name)
             for entry in range(wanted.numel()):
                 values = []
                 for sign in (h, -h):
-                    moved = [alpha.clone(), beta.clone()]
-                    moved[position].view(-1)[entry] += sign
-                    values.append(outer_loss(relaxed, weights, *moved, *rest, create_graph=False).item())
+                    moved = getattr(problem, name).clone()
+                    moved.view(-1)[entry] += sign
+                    values.append(outer_loss(replace(problem, **{name: moved}), create_graph=False).item())
                 difference = (values[0] - values[1]) / (2 * h)
                 assert wanted.view(-1)[entry].item() == pytest.approx(difference, rel=5e-4, abs=1e-8)
 
 
 def test_inner_step_is_the_step_of_torch_sgd():
     with float64():
-        relaxed, weights, alpha, beta, batches, *_ = problem("resnet", 1)
-        inner = InnerConfig()
+        problem = toy_problem("resnet", 1)
+        relaxed, weights, inner, batch = problem.relaxed, problem.weights, InnerConfig(), problem.inner_batches[0]
         module = copy.deepcopy(relaxed)
         module.load_state_dict({**weights.parameters, **weights.buffers})
         optimizer = torch.optim.SGD(module.parameters(), LR, inner.momentum, weight_decay=inner.weight_decay)
-        shares = alpha.softmax(1), beta.softmax(1)
-        outputs = bilevel.relax.forward(
-            relaxed, weights.parameters, {n: b.clone() for n, b in weights.buffers.items()}, batches[0][0], *shares
-        )
-        losses = bilevel.relax.local_losses(outputs, batches[0][1], inner.loss)
-        gradient = bilevel.relax.mixed_gradient(
-            relaxed, weights.parameters, outputs.activations, losses, shares[0]
-        )
+        shares = problem.shares()
+        buffers = {name: value.clone() for name, value in weights.buffers.items()}
+        outputs = relaxation.forward(relaxed, weights.parameters, buffers, batch[0], *shares)
+        losses = relaxation.local_losses(outputs, batch[1], inner.loss)
+        gradient = relaxation.mixed_gradient(relaxed, weights.parameters, outputs.activations, losses, shares[0])
         for name, parameter in module.named_parameters():
             optimizer.state[parameter]["momentum_buffer"] = weights.momenta[name].clone()
             parameter.grad = gradient[name]
         optimizer.step()
-        stepped, values = inner_step(relaxed, weights, *shares, batches[0], LR, inner)
+        stepped, values = inner_step(relaxed, weights, *shares, batch, LR, inner)
     for name, parameter in module.named_parameters():
         torch.testing.assert_close(stepped.parameters[name], parameter, rtol=1e-12, atol=1e-14)
         torch.testing.assert_close(
@@ -113,17 +110,16 @@ def test_inner_step_is_the_step_of_torch_sgd():
 @pytest.mark.parametrize("backend", bilevel.BACKENDS)
 def test_nothing_given_is_changed(backend):
     with float64():
-        task = problem("vgg", 3)
-        relaxed, weights, alpha, beta = task[:4]
-        own = {name: value.clone() for name, value in relaxed.state_dict().items()}
-        given = [{name: value.detach().clone() for name, value in part.items()} for part in weights]
-        hypergradient(*task, "validation", backend)
-    for name, value in relaxed.state_dict().items():
+        problem = toy_problem("vgg", 3)
+        own = {name: value.clone() for name, value in problem.relaxed.state_dict().items()}
+        given = [{name: value.detach().clone() for name, value in part.items()} for part in problem.weights]
+        hypergradient(problem, "validation", backend)
+    for name, value in problem.relaxed.state_dict().items():
         assert torch.equal(value, own[name]), name
-    for before, part in zip(given, weights, strict=True):
+    for before, part in zip(given, problem.weights, strict=True):
         assert all(torch.equal(before[name], value) for name, value in part.items())
-    assert not alpha.requires_grad
-    assert not beta.requires_grad
+    assert not problem.alpha.requires_grad
+    assert not problem.beta.requires_grad
 
 
 def depth_profile(objective: str, layers: int = 16) -> torch.Tensor:
@@ -136,10 +132,8 @@ def depth_profile(objective: str, layers: int = 16) -> torch.Tensor:
     weights = Weights(weights.parameters, {n: 0 * m for n, m in weights.momenta.items()}, weights.buffers)
     zeros = torch.zeros(layers - 1, 2), torch.zeros(layers - 1, 4)
     batches = [toy_batch(generator, 32) for _ in range(5)]
-    found = hypergradient(
-        relaxed, weights, *zeros, batches, toy_batch(generator, 64), 0.05, InnerConfig(steps=5), objective
-    )
-    return found.alpha.abs().sum(1).log10()
+    problem = Problem(relaxed, weights, *zeros, batches, toy_batch(generator, 64), 0.05, InnerConfig(steps=5))
+    return hypergradient(problem, objective).alpha.abs().sum(1).log10()
 
 
 def slope(profile: torch.Tensor) -> float:
@@ -160,33 +154,31 @@ def test_released_objective_starves_upper_layers_and_validation_does_not():
 
 def test_wrong_requests_are_refused_in_one_line():
     with float64():
-        relaxed, weights, alpha, beta, batches, outer, lr, inner = problem("vgg", 1)
-
-        def call(alpha=alpha, beta=beta, batches=batches, lr=lr, inner=inner, **names):
-            hypergradient(relaxed, weights, alpha, beta, batches, outer, lr, inner, **names)
-
+        problem = toy_problem("vgg", 1)
         with pytest.raises(SedonaError, match="unknown objective 'valid'; allowed: validation, released"):
-            call(objective="valid")
+            hypergradient(problem, objective="valid")
+        with pytest.raises(SedonaError, match="unknown objective 'valid'; allowed: validation, released"):
+            outer_loss(problem, objective="valid")
         with pytest.raises(SedonaError, match="unknown backend 'adjiont'"):
-            call(backend="adjiont")
+            hypergradient(problem, backend="adjiont")
         with pytest.raises(SedonaError, match="alpha has shape"):
-            call(alpha=alpha[:1])
+            hypergradient(replace(problem, alpha=problem.alpha[:1]))
         with pytest.raises(SedonaError, match="1 inner batches for 2 inner steps"):
-            call(inner=replace(inner, steps=2))
+            hypergradient(replace(problem, inner=InnerConfig(steps=2)))
         with pytest.raises(SedonaError, match="0 inner steps: at least 1"):
             InnerConfig(steps=0)
         with pytest.raises(SedonaError, match=r"the outer loss is nan .*lower the rate"):
-            call(lr=1e200)
-        images, labels = batches[0]
+            hypergradient(replace(problem, lr=1e200))
+        images, labels = problem.inner_batches[0]
         with pytest.raises(SedonaError, match="the loss of layer 1 of 4 is nan"):
-            call(batches=[(images * float("nan"), labels)])
+            hypergradient(replace(problem, inner_batches=[(images * float("nan"), labels)]))
 
 
 def test_on_every_device(device):
     """Float32 on the device at hand agrees with float64 on the CPU on a network that has taken some steps."""
     with float64():
-        task = problem("resnet", 2)
-        wanted = hypergradient(*task)
+        problem = toy_problem("resnet", 2)
+        wanted = hypergradient(problem)
 
     def move(value):
         if isinstance(value, torch.Tensor):
@@ -196,10 +188,12 @@ def test_on_every_device(device):
             return {name: move(part) for name, part in value.items()}
         return type(value)(map(move, value)) if isinstance(value, list) else tuple(map(move, value))
 
-    relaxed, weights, alpha, beta, batches, outer, lr, inner = task
-    there = copy.deepcopy(relaxed).to(device).float()
-    found = hypergradient(
-        there, Weights(*map(move, weights)), move(alpha), move(beta), move(batches), move(outer), lr, inner
+    there = replace(
+        problem,
+        relaxed=copy.deepcopy(problem.relaxed).to(device).float(),
+        weights=Weights(*map(move, problem.weights)),
+        **{name: move(getattr(problem, name)) for name in ("alpha", "beta", "inner_batches", "outer_batch")},
     )
+    found = hypergradient(there)
     assert relative(found.alpha.double().cpu(), wanted.alpha) < 1e-2
     assert relative(found.beta.double().cpu(), wanted.beta) < 1e-2

@@ -14,6 +14,8 @@ COSTS = pd.DataFrame(
     }
 )
 ALPHA = torch.full((20, 2), 10.0) ** -torch.arange(20.0)[:, None]
+HISTORY = torch.linspace(0, 1, 5)[:, None, None] * torch.tensor([1.0, -1.0]) * torch.arange(1.0, 4)[:, None]
+GRADIENTS = torch.tensor([1.0, 0.1, 0.0])[None, :, None].expand(4, 3, 2)  # nothing reaches the third layer
 
 
 def shown(figure):
@@ -43,6 +45,19 @@ def test_an_exact_zero_is_left_out():
     assert len(shown(figure)) == 1
 
 
+def test_searches_stand_side_by_side_on_common_scales():
+    figure = comparisons.searches_compared({"a": (HISTORY, GRADIENTS), "b": (-HISTORY, 0.01 * GRADIENTS)}, "toy")
+    figure.canvas.draw()
+    above, also_above, below, also_below = figure.axes[:4]
+    assert [axes.get_title(loc="left") for axes in (above, also_above)] == ["a", "b"]
+    assert above.lines[2].get_ydata()[-1] == pytest.approx(torch.tensor([3.0, -3.0]).softmax(0)[0].item())
+    assert above.get_ylim() == also_above.get_ylim()
+    (left,), (right,) = below.images, also_below.images
+    assert left.get_clim() == right.get_clim() == pytest.approx((-3, 0))
+    assert left.get_array().mask.sum() == 4  # exact zeros: the third layer at four steps
+    assert left.get_array()[1, 0] == pytest.approx(-1)
+
+
 @pytest.mark.parametrize(
     "draw",
     [
@@ -52,6 +67,10 @@ def test_an_exact_zero_is_left_out():
         lambda: comparisons.learned_sizes({}),
         lambda: comparisons.learned_sizes({"a": torch.zeros(3)}),
         lambda: comparisons.learned_sizes({"a": ALPHA}, {"b": (1, 1.0, 1.0)}),
+        lambda: comparisons.searches_compared({}),
+        lambda: comparisons.searches_compared({"a": (HISTORY, HISTORY)}),
+        lambda: comparisons.searches_compared({"a": (HISTORY[:1], GRADIENTS[:0])}),
+        lambda: comparisons.searches_compared({"a": (HISTORY, GRADIENTS), "b": (ALPHA.expand(5, 20, 2),) * 2}),
     ],
 )
 def test_mistakes_get_one_line(draw):

@@ -9,11 +9,11 @@ from torch.func import functional_call
 from toys import float64, relative, toy_batch, toy_relaxed, toy_weights
 
 from sedona_nb import pitfalls
-from sedona_nb.bilevel import InnerConfig, hypergradient
+from sedona_nb.bilevel import InnerConfig, Problem, hypergradient
 from sedona_nb.errors import SedonaError
 from sedona_nb.heads import MixedHead
+from sedona_nb.layered import LayeredNetwork
 from sedona_nb.losses import cross_entropy
-from sedona_nb.networks import LayeredNetwork
 from sedona_nb.relaxed import RelaxedNetwork, check_decisions, forward, local_losses, mixed_gradient, mixture_loss
 
 DECISIONS = [(0.0, 0), (0.5, 1), (2.0, 2), (6.0, 3)]  # (spread, seed): undecided, mild, clear, nearly binary
@@ -136,23 +136,24 @@ def test_extreme_shares_are_backpropagation_and_local_learning():
 # -- pitfalls ---------------------------------------------------------------------------------------------
 
 
-def outer_problem(kind: str, steps: int):
+def outer_problem(kind: str, steps: int) -> Problem:
     relaxed = toy_relaxed(kind).train()
     generator = torch.Generator().manual_seed(2)
     weights = toy_weights(relaxed, generator)
     alpha, beta = decisions(relaxed, 0.5, 4)
     batches = [toy_batch(generator) for _ in range(steps)]
-    return relaxed, weights, alpha, beta, batches, toy_batch(generator), 0.05, InnerConfig(steps=steps)
+    return Problem(relaxed, weights, alpha, beta, batches, toy_batch(generator), 0.05, InnerConfig(steps=steps))
 
 
 @pytest.mark.parametrize("kind", pitfalls.GATES)
 def test_gates_give_the_right_first_order_gradient(kind):
     with float64():
-        relaxed, weights, alpha, beta, batches, *_, inner = outer_problem("vgg", 1)
-        shares = alpha.softmax(1), beta.softmax(1)
-        wanted, _ = field(relaxed, weights, batches[0], *shares)
+        problem = outer_problem("vgg", 1)
+        relaxed, weights = problem.relaxed, problem.weights
+        batch, shares = problem.inner_batches[0], problem.shares()
+        wanted, _ = field(relaxed, weights, batch, *shares)
         found = pitfalls.gated_gradient(
-            relaxed, weights.parameters, dict(weights.buffers), batches[0], *shares, inner, kind
+            relaxed, weights.parameters, dict(weights.buffers), batch, *shares, problem.inner, kind
         )
     for name in wanted:
         torch.testing.assert_close(found[name], wanted[name], rtol=1e-9, atol=1e-13)
@@ -162,11 +163,11 @@ def test_gates_give_the_right_first_order_gradient(kind):
 def test_scaled_backward_gate_gives_a_wrong_hypergradient(network):
     with float64():
         problem = outer_problem(network, 4)
-        right = hypergradient(*problem)
-        wrong = pitfalls.gated_hypergradient(*problem, "scaled_backward")
+        right = hypergradient(problem)
+        wrong = pitfalls.gated_hypergradient(problem, "scaled_backward")
         one_step = outer_problem(network, 1)
         at_one = relative(
-            pitfalls.gated_hypergradient(*one_step, "scaled_backward").alpha, hypergradient(*one_step).alpha
+            pitfalls.gated_hypergradient(one_step, "scaled_backward").alpha, hypergradient(one_step).alpha
         )
     assert wrong.outer_loss == pytest.approx(right.outer_loss, rel=1e-9)  # the steps themselves are right
     assert relative(wrong.alpha, right.alpha) > 0.1
@@ -178,10 +179,12 @@ def test_detached_gate_leaks_a_gradient_to_its_share():
     """The loss does not depend on the shares: its value is that of the network without gates."""
 
     def leak(kind: str) -> float:
-        relaxed, _, alpha, beta, batches, *_ = outer_problem(kind, 1)
-        abar = alpha.softmax(1).requires_grad_()
-        scores = pitfalls.GatedNetwork(relaxed, "detached")(batches[0][0], abar, beta.softmax(1))
-        (gradient,) = torch.autograd.grad(cross_entropy(scores[-1], batches[0][1]), abar)
+        problem = outer_problem(kind, 1)
+        images, labels = problem.inner_batches[0]
+        abar, bbar = problem.shares()
+        abar.requires_grad_()
+        scores = pitfalls.GatedNetwork(problem.relaxed, "detached")(images, abar, bbar)
+        (gradient,) = torch.autograd.grad(cross_entropy(scores[-1], labels), abar)
         return gradient[:, 1].abs().max().item()
 
     with float64():
@@ -190,8 +193,8 @@ def test_detached_gate_leaks_a_gradient_to_its_share():
         assert leak("vgg") < 1e-4
         for kind in ("vgg", "resnet"):
             problem = outer_problem(kind, 1)
-            wrong = pitfalls.gated_hypergradient(*problem, "detached")
-            assert relative(wrong.alpha, hypergradient(*problem).alpha) > 0.1  # ... but not from the outer level
+            wrong = pitfalls.gated_hypergradient(problem, "detached")
+            assert relative(wrong.alpha, hypergradient(problem).alpha) > 0.1  # ... but not from the outer level
 
 
 def deep_chain(layers: int) -> RelaxedNetwork:

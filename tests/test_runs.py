@@ -20,7 +20,7 @@ from sedona_nb.errors import SedonaError
 from sedona_nb.networks import NetworkConfig
 from sedona_nb.records import METHODS, Record, RunSpec, SearchSpec, protocol, spec_hash
 from sedona_nb.runs import RunStore, find_or_search, find_or_train, search_result
-from sedona_nb.search import SearchConfig
+from sedona_nb.search_config import SearchConfig
 
 SMOKE = profiles.load("smoke")
 TINY = replace(

@@ -19,7 +19,7 @@ from sedona_nb.bilevel import InnerConfig, Weights
 from sedona_nb.errors import SedonaError
 from sedona_nb.memory import WeightMemory
 from sedona_nb.networks import NetworkConfig
-from sedona_nb.search import SearchConfig
+from sedona_nb.search_config import SearchConfig
 
 NETWORK = NetworkConfig("vgg11", 1 / 32)
 CONFIG = SearchConfig(

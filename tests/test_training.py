@@ -18,7 +18,7 @@ from sedona_nb.errors import SedonaError
 from sedona_nb.networks import NetworkConfig, build_network
 from sedona_nb.relaxed import relax
 from sedona_nb.seeds import mix
-from sedona_nb.training import TrainConfig
+from sedona_nb.train_config import TrainConfig
 
 WIDTH = 1 / 16
 CONFIG = TrainConfig(steps=12, batch_size=32, lr=0.05, evaluate_every=4)

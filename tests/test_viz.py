@@ -37,6 +37,13 @@ DRAWINGS = {
     "depth_profile": lambda: viz.depth_profile({"a": 0.1 * 0.5 ** torch.arange(9), "b": torch.zeros(9)}),
     "search_history": lambda: viz.search_history(ALPHA.expand(6, 15, 2), BETA.expand(6, 15, 4)),
     "search_history of alpha": lambda: viz.search_history(ALPHA.expand(6, 15, 2)),
+    "searches_compared": lambda: viz.searches_compared(
+        {
+            "released": (ALPHA.expand(6, 15, 2), ALPHA.expand(5, 15, 2)),
+            "validation": (BETA[:, :2].expand(6, 15, 2),) + (ALPHA.expand(5, 15, 2),),
+        },
+        "VGG-19 0.25x, cifar10, 5 outer steps",
+    ),
     "training_curves": lambda: viz.training_curves({"sedona": CURVE, "empty": CURVE[:0]}),
     "method_bars": lambda: viz.method_bars(METHODS),
     "method_bars of networks": lambda: viz.method_bars(

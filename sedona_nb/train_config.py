@@ -1,0 +1,70 @@
+"""What a training run is asked for and what it leaves, as values; `training.train` leads from one to the other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from sedona_nb.blocks import LocalLoss
+from sedona_nb.errors import SedonaError, choose
+from sedona_nb.evaluate import Errors
+from sedona_nb.rates import cosine
+
+OPTIMIZERS = ("sgd", "adam")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The evaluation stage; defaults are the paper's on CIFAR-10."""
+
+    steps: int = 64_000
+    batch_size: int = 128
+    optimizer: str = "sgd"  # "adam": PredSim on Tiny-ImageNet
+    lr: float = 0.1
+    lr_min: float = 0.001  # end of the cosine
+    warmup_steps: int = 0  # the paper has none; short schedules may need it
+    momentum: float = 0.9
+    weight_decay: float = 1e-4  # ResNet-152: 2e-4
+    loss: LocalLoss = field(default_factory=LocalLoss)
+    held_out: float = 0.1  # share of the training pictures that selects the best checkpoint
+    evaluate_every: int = 100  # not in the paper; the released code's
+    padding: int | None = None  # crop padding; None: the data set's own; released code on CIFAR-10: 2
+
+    def __post_init__(self) -> None:
+        choose(self.optimizer, OPTIMIZERS, "optimizer")
+        if self.steps < 1 or self.evaluate_every < 1 or not 0 <= self.warmup_steps < self.steps:
+            raise SedonaError(
+                f"{self.steps} steps, evaluated every {self.evaluate_every}, {self.warmup_steps} of warm-up: "
+                "allowed are at least one step, one step between evaluations, and a warm-up shorter than the run"
+            )
+
+    def rate(self, step: int) -> float:
+        """Learning rate of `step`: a linear warm-up, then a cosine to `lr_min`."""
+        if step < self.warmup_steps:
+            return self.lr * (step + 1) / self.warmup_steps
+        return cosine(step - self.warmup_steps, self.steps - self.warmup_steps, self.lr, self.lr_min)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A state of the network that was tested: after `step` steps, with errors in percent."""
+
+    step: int
+    validation: Errors
+    test: Errors
+
+
+@dataclass(frozen=True)
+class TrainOutcome:
+    """What a training run leaves.
+
+    Attributes:
+        best: the checkpoint with the lowest validation error (the earliest, among equals).
+        last: the final weights.
+        curve: rows (step, mean local losses since the row before, validation error in percent).
+        seconds: time spent, over all pieces of a resumed run, evaluation included.
+    """
+
+    best: Checkpoint
+    last: Checkpoint
+    curve: list[tuple[int, tuple[float, ...], float]]
+    seconds: float
