@@ -10,9 +10,9 @@ with G the mixed gradient (`relaxed.mixed_gradient`). Outer level (Eq. 7): d out
     objective "released" (what the released code differentiates): outer_loss = the mixture of all local losses at
         w_{T-1} on the last training batch, sum_l abar_1,l prod_{j<l} abar_2,j loss_l
 
-The backends give the same number: "functional" (torch.func, the reference) and "higher" (the library the paper
-used, kept as an oracle), both in `unroll`. Validation uses batch statistics in BatchNorm; no running statistics
-are touched.
+The backends give the same number: "adjoint", the lean one and the default; "functional" (torch.func, the
+reference) and "higher" (the library the paper used, kept as an oracle), both in `unroll`. Validation uses batch
+statistics in BatchNorm; no running statistics are touched.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from sedona_nb.relaxed import RelaxedNetwork
 # Backend and the function (problem, objective) -> Hypergradient that it stands for. Names and not functions: the
 # modules of the backends build on this one and are imported when they are first asked for.
 BACKENDS = {
+    "adjoint": "sedona_nb.adjoint:adjoint_hypergradient",
     "functional": "sedona_nb.unroll:functional_hypergradient",
     "higher": "sedona_nb.unroll:higher_hypergradient",
 }
@@ -157,7 +158,9 @@ def inner_step(
     images, labels = batch
     outputs = relax.forward(relaxed, weights.parameters, weights.buffers, images, abar, bbar, inner.head_scaling)
     losses = relax.local_losses(outputs, labels, inner.loss)
-    gradient = relax.mixed_gradient(relaxed, weights.parameters, outputs.activations, losses, abar, create_graph)
+    gradient = relax.mixed_gradient(
+        relaxed, weights.parameters, outputs.activations, losses, abar, create_graph, inner.head_scaling
+    )
     del outputs
     momenta, parameters = {}, {}
     with torch.set_grad_enabled(create_graph):
@@ -168,12 +171,26 @@ def inner_step(
     if not create_graph:
         parameters = {name: value.requires_grad_() for name, value in parameters.items()}
     values = torch.stack([loss.detach() for loss in losses])
+    check_losses(values, lr)
+    return Weights(parameters, momenta, weights.buffers), values
+
+
+def check_losses(values: Tensor, lr: float) -> None:
+    """Raise SedonaError if one of the L losses of a step (L,) is not finite, naming the layer."""
     if not torch.isfinite(values).all():
         layer = int((~torch.isfinite(values)).nonzero()[0]) + 1
         raise SedonaError(
-            f"the loss of layer {layer} of {len(losses)} is {values[layer - 1]:g}; lower the rate ({lr:g})"
+            f"the loss of layer {layer} of {len(values)} is {values[layer - 1]:g}; lower the rate ({lr:g})"
         )
-    return Weights(parameters, momenta, weights.buffers), values
+
+
+def check_outer_loss(value: Tensor, problem: Problem) -> None:
+    """Raise SedonaError if the outer loss, a scalar, is not finite."""
+    if not torch.isfinite(value.detach()):
+        raise SedonaError(
+            f"the outer loss is {value.item():g} after {problem.inner.steps} inner steps; "
+            f"lower the rate ({problem.lr:g})"
+        )
 
 
 def check_problem(problem: Problem, objective: str) -> None:
@@ -214,14 +231,11 @@ def loss_after_steps(problem: Problem, objective: str, parameters: Tensors, abar
         images, labels = problem.outer_batch
         outputs = relax.forward(relaxed, parameters, scratch, images, abar, None)
         value = inner.loss(outputs.scores[-1], labels)
-    if not torch.isfinite(value.detach()):
-        raise SedonaError(
-            f"the outer loss is {value.item():g} after {inner.steps} inner steps; lower the rate ({problem.lr:g})"
-        )
+    check_outer_loss(value, problem)
     return value
 
 
-def hypergradient(problem: Problem, objective: str = "validation", backend: str = "functional") -> Hypergradient:
+def hypergradient(problem: Problem, objective: str = "validation", backend: str = "adjoint") -> Hypergradient:
     """The gradient of Eq. 7 through T inner steps.
 
     Args:

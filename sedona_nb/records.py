@@ -132,10 +132,15 @@ class Record:
 
 
 def spec_hash(spec: Spec) -> str:
-    """12 hexadecimal digits that depend on all of `spec` but on where its decoupling is said to come from."""
+    """12 hexadecimal digits that depend on what `spec` asks for.
+
+    Where its decoupling is said to come from does not count, nor which backend computes a search's gradient: all of
+    them give the same.
+    """
     content = dataclasses.asdict(spec)
     if content.get("decoupling"):
         del content["decoupling"]["source"]
+    content.get("search", {}).pop("backend", None)
     text = json.dumps([FORMAT, type(spec).__name__, content], sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 

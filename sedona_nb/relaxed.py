@@ -181,6 +181,7 @@ def mixed_gradient(
     losses: list[Tensor],
     abar: Tensor,
     create_graph: bool = False,
+    head_scaling: str = "none",
 ) -> dict[str, Tensor]:
     """The gradient field of the inner level: Eq. 5 for layers, Eq. 6, unscaled, for heads.
 
@@ -191,6 +192,8 @@ def mixed_gradient(
         losses: loss_1 .. loss_L of that pass.
         abar: softmax(alpha), (L-1, 2).
         create_graph: keep what is needed to differentiate the result (the outer level needs it).
+        head_scaling: "none", or "released": the heads' gradients carry abar_1 as well, which the scale on their
+            scores was meant to undo.
 
     Returns:
         one tensor a parameter, by name, in the order of `parameters`.
@@ -209,7 +212,10 @@ def mixed_gradient(
     delta = backward(losses[last], groups.classifier, activations[last], None)
     for index in range(last, 0, -1):
         backpropagated = backward(activations[index], groups.layers[index], activations[index - 1], delta)
-        local = backward(losses[index - 1], groups.heads[index - 1], activations[index - 1], None)
+        names = groups.heads[index - 1]
+        local = backward(losses[index - 1], names, activations[index - 1], None)
+        if head_scaling == "released":
+            gradients.update({name: abar[index - 1, 0] * gradients[name] for name in names})
         delta = abar[index - 1, 0] * local + abar[index - 1, 1] * backpropagated
     backward(activations[0], groups.layers[0], None, delta)
     return {name: gradients[name] for name in parameters}

@@ -17,13 +17,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sedona_nb import bilevel, data, progress
+from sedona_nb import adjoint, bilevel, data, progress
 from sedona_nb import relaxed as relax
 from sedona_nb.atomic import load_tensors, save_tensors
 from sedona_nb.batches import BatchStream, DevicePictures, evaluation_batches
 from sedona_nb.bilevel import Hypergradient, Problem, Weights
 from sedona_nb.errors import SedonaError
 from sedona_nb.heads import HeadConfig
+from sedona_nb.lean.program import Program
 from sedona_nb.memory import WeightMemory
 from sedona_nb.networks import NetworkConfig
 from sedona_nb.rates import cosine
@@ -68,6 +69,9 @@ class _Search:
             device,
             augment=False,
         )
+        self.program = None
+        if config.backend == "adjoint":
+            self.program = Program(self.relaxed, (pictures.in_channels, *[pictures.image_size] * 2))
         self.memory = WeightMemory(
             config.memory_size, config.keep, config.eviction, None if folder is None else folder / "memory"
         )
@@ -151,6 +155,8 @@ class _Search:
     def _inner_step(self, weights, abar, bbar, batch, lr, where):
         self.relaxed.train()
         try:
+            if self.program is not None:
+                return adjoint.inner_step(self.program, weights, abar, bbar, batch, lr, self.config.inner)
             return bilevel.inner_step(self.relaxed, weights, abar, bbar, batch, lr, self.config.inner)
         except SedonaError as error:
             raise SedonaError(f"{where}: {error}") from None
@@ -158,6 +164,9 @@ class _Search:
     def _hypergradient(self, problem: Problem, where: str) -> Hypergradient:
         self.relaxed.train()
         try:
+            if self.program is not None:
+                bilevel.check_problem(problem, self.config.objective)
+                return adjoint.adjoint_hypergradient(problem, self.config.objective, self.program)
             return bilevel.hypergradient(problem, self.config.objective, self.config.backend)
         except SedonaError as error:
             raise SedonaError(f"{where}: {error}") from None

@@ -34,7 +34,7 @@ class SearchConfig:
     inner_rate: str = "outer_cosine"  # released code: "stored_step", the rate at which pretraining left the set
     objective: str = "validation"  # released code: "released"
     renewal_batch: str = "first"  # of the step that is stored: the first inner step's; released code: a "new" one
-    backend: str = "functional"
+    backend: str = "adjoint"
     padding: int | None = None  # crop padding; None: the data set's own; released code on CIFAR-10: 2
 
     def __post_init__(self) -> None:

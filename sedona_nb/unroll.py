@@ -105,7 +105,9 @@ def _unroll_higher(
             scales = 1 / (abar[:, 0].detach() + 1e-5) if inner.head_scaling == "released" else None
             outputs = fast(images, bbar, scales)
             losses = relax.local_losses(outputs, labels, inner.loss)
-            gradient = relax.mixed_gradient(module, parameters, outputs.activations, losses, abar, create_graph)
+            gradient = relax.mixed_gradient(
+                module, parameters, outputs.activations, losses, abar, create_graph, inner.head_scaling
+            )
             zero = 0 * fast.fast_params[0].sum()
             steps.step(zero, grad_callback=lambda _, mixed=gradient: [mixed[name] for name in names])
         return dict(zip(names, fast.fast_params, strict=True))

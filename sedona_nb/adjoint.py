@@ -1,0 +1,144 @@
+"""The hypergradient by an adjoint recursion: no graph of the inner steps, memory that does not grow with them.
+
+The inner steps u <- mu u + G(w) + wd w, w <- w - lr u run forward without a graph; only the weights w_t stay. Then,
+with lam = d outer_loss / d w_T and lam_u = 0, from the last step to the first:
+
+    p = lam_u - lr lam,        S_t = <G(w_t, alpha, beta; batch_t), p>
+    d abar += dS_t / d abar,   d bbar += dS_t / d bbar
+    lam <- lam + wd p + dS_t / d w,        lam_u <- mu p
+
+S_t is a directional derivative, so one pass that carries tangents gives it, and one ordinary backward pass through
+that gives everything above (`lean`). At the first step only the derivatives to abar and bbar are needed, and S_t is
+linear in each share: the cotangents of the forward phase and a tangent pass are enough, no second order.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sedona_nb import relaxed as relax
+from sedona_nb.bilevel import (
+    Batch,
+    Hypergradient,
+    InnerConfig,
+    Problem,
+    Weights,
+    check_losses,
+    check_outer_loss,
+    unrolled_batches,
+)
+from sedona_nb.errors import SedonaError
+from sedona_nb.lean.program import Program
+from sedona_nb.losses import smoothed_targets
+
+
+def adjoint_hypergradient(problem: Problem, objective: str, program: Program | None = None) -> Hypergradient:
+    """`bilevel.hypergradient` by the recursion of this module's docstring.
+
+    Args:
+        problem: a checked problem, see `bilevel.hypergradient`.
+        objective: "validation" or "released".
+        program: of `problem.relaxed` and these pictures, if there is one already: it keeps its memory.
+
+    Raises:
+        SedonaError: a layer that `lean` has no node for, or a loss that is not finite (which layer, which step).
+    """
+    inner, lr, weights = problem.inner, problem.lr, problem.weights
+    abar, bbar = (share.detach() for share in problem.shares())
+    shares = abar, bbar, head_scales(abar, inner)
+    program = program or Program(problem.relaxed, tuple(problem.inner_batches[0][0].shape[1:]))
+    w, u = program.layout.pack(weights.parameters), program.layout.pack(weights.momenta)
+    batches = [(images, smoothed(labels, program, inner, w)) for images, labels in problem.inner_batches]
+    steps = len(unrolled_batches(problem, objective))
+    trajectory: list[Tensor] = []
+    cotangents = None
+    for t in range(steps):
+        trajectory.append(w)
+        field = program.mixed_gradient(w, *batches[t], *shares, keep_cotangents=t == 0)
+        if t == 0:
+            cotangents = program.take_cotangents()
+        try:
+            check_losses(field.losses, lr)
+        except SedonaError as error:
+            raise SedonaError(f"inner step {t + 1} of {inner.steps}: {error}") from None
+        u = field.gradient.add_(w, alpha=inner.weight_decay).add_(u, alpha=inner.momentum)
+        w = w.sub(u, alpha=lr)
+    if objective == "validation":
+        images, labels = problem.outer_batch
+        value, lam = program.classifier_gradient(w, images, smoothed(labels, program, inner, w))
+        to_abar, to_bbar = torch.zeros_like(abar), torch.zeros_like(bbar)
+    else:
+        value, lam, to_abar, to_bbar = _mixture(program, w, batches[-1], shares)
+    check_outer_loss(value, problem)
+    p = torch.zeros_like(lam)
+    for t in reversed(range(steps)):
+        p.mul_(inner.momentum if t < steps - 1 else 0).sub_(lam, alpha=lr)
+        w = trajectory.pop()
+        if t > 0:
+            found = program.directional(w, p, *batches[t], *shares)
+            lam.add_(found.to_weights).add_(p, alpha=inner.weight_decay)
+        else:
+            found = program.shares_only(w, p, *batches[t], *shares, cotangents)
+        to_abar += found.to_abar
+        to_bbar += found.to_bbar
+    return Hypergradient(_through_softmax(abar, to_abar), _through_softmax(bbar, to_bbar), value.item())
+
+
+def inner_step(
+    program: Program, weights: Weights, abar: Tensor, bbar: Tensor, batch: Batch, lr: float, inner: InnerConfig
+) -> tuple[Weights, Tensor]:
+    """One step of Eqs. 5-6; as `bilevel.inner_step`, of which it is the fast twin.
+
+    Returns:
+        the new weights, whose tensors are views of one vector, and the L losses before the step, (L,). Running
+        statistics are written into `weights.buffers`.
+
+    Raises:
+        SedonaError: a loss that is not finite (which layer).
+    """
+    layout = program.layout
+    w, u = layout.pack(weights.parameters), layout.pack(weights.momenta)
+    images, labels = batch
+    targets = smoothed(labels, program, inner, w)
+    field = program.mixed_gradient(w, images, targets, abar, bbar, head_scales(abar, inner))
+    check_losses(field.losses, lr)
+    layout.update_statistics(weights.buffers, field.statistics)
+    u = field.gradient.add_(w, alpha=inner.weight_decay).add_(u, alpha=inner.momentum)
+    return Weights(layout.unpack(w.sub(u, alpha=lr)), layout.unpack(u), weights.buffers), field.losses
+
+
+def head_scales(abar: Tensor, inner: InnerConfig) -> Tensor | None:
+    """The factors on the heads' scores under `head_scaling` "released", (L-1,); see `relaxed.forward`."""
+    return 1 / (abar[:, 0] + 1e-5) if inner.head_scaling == "released" else None
+
+
+def smoothed(labels: Tensor, program: Program, inner: InnerConfig, like: Tensor) -> Tensor:
+    """Targets of label smoothing, (B, classes), in the dtype of `like`."""
+    return smoothed_targets(labels, program.classes, inner.smoothing, inner.convention).to(like.dtype)
+
+
+def _mixture(program: Program, w: Tensor, batch: Batch, shares: tuple) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The mixture of all losses at w: its value and its gradients with respect to w, abar and bbar.
+
+    The mixed gradient of a block is that of the mixture divided by the block's product of shares (Section 3.2).
+    """
+    abar = shares[0]
+    field = program.mixed_gradient(w, *batch, *shares)
+    with torch.enable_grad():
+        leaf, losses = abar.detach().requires_grad_(), field.losses.detach().requires_grad_()
+        value = relax.mixture_loss(list(losses), leaf)
+        to_abar, coefficients = torch.autograd.grad(value, [leaf, losses])
+    reach = torch.cat([abar.new_ones(1), abar[:, 1].cumprod(0)])  # prod_{j<l} abar_2,j, (L,)
+    gradient = field.gradient
+    for index, layer in enumerate(program.layers):
+        own, heads = layer.ranges
+        gradient[own] *= reach[index]
+        gradient[heads] *= coefficients[index] if shares[2] is None else reach[index]
+    gradient[program.classifier_range] *= reach[-1]
+    return value.detach(), gradient, to_abar, coefficients[:-1, None] * field.to_bbar
+
+
+def _through_softmax(shares: Tensor, g: Tensor) -> Tensor:
+    """From derivatives with respect to softmaxed rows to those with respect to the rows."""
+    return shares * (g - (shares * g).sum(1, keepdim=True))
