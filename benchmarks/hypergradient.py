@@ -66,7 +66,7 @@ def measure(options: argparse.Namespace) -> dict:
             trainable = bilevel.trainable(weights, torch.device("cpu"))
             bilevel.inner_step(network, trainable, *shares, batches[0], 0.01, inner)
         elif options.only == "lean":
-            adjoint.inner_step(program, weights, *shares, batches[0], 0.01, inner)
+            weights, _ = adjoint.inner_step(program, weights, *shares, batches[0], 0.01, inner, overwrite=True)
         elif options.only == "adjoint":
             result = adjoint.adjoint_hypergradient(problem, "validation", program)
         else:

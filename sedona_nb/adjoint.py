@@ -62,8 +62,10 @@ def adjoint_hypergradient(problem: Problem, objective: str, program: Program | N
             check_losses(field.losses, lr)
         except SedonaError as error:
             raise SedonaError(f"inner step {t + 1} of {inner.steps}: {error}") from None
-        u = field.gradient.add_(w, alpha=inner.weight_decay).add_(u, alpha=inner.momentum)
-        w = w.sub(u, alpha=lr)
+        previous, u = u, field.gradient.add_(w, alpha=inner.weight_decay).add_(u, alpha=inner.momentum)
+        w = torch.sub(w, u, alpha=lr, out=program.vector(w))
+        if t > 0:
+            program.recycle(previous)
     if objective == "validation":
         images, labels = problem.outer_batch
         value, lam = program.classifier_gradient(w, images, smoothed(labels, program, inner, w))
@@ -74,21 +76,34 @@ def adjoint_hypergradient(problem: Problem, objective: str, program: Program | N
     p = torch.zeros_like(lam)
     for t in reversed(range(steps)):
         p.mul_(inner.momentum if t < steps - 1 else 0).sub_(lam, alpha=lr)
+        program.recycle(w)
         w = trajectory.pop()
         if t > 0:
             found = program.directional(w, p, *batches[t], *shares)
             lam.add_(found.to_weights).add_(p, alpha=inner.weight_decay)
+            program.recycle(found.to_weights)
         else:
             found = program.shares_only(w, p, *batches[t], *shares, cotangents)
         to_abar += found.to_abar
         to_bbar += found.to_bbar
+    program.recycle(lam, *([u] if steps else []))
     return Hypergradient(_through_softmax(abar, to_abar), _through_softmax(bbar, to_bbar), value.item())
 
 
 def inner_step(
-    program: Program, weights: Weights, abar: Tensor, bbar: Tensor, batch: Batch, lr: float, inner: InnerConfig
+    program: Program,
+    weights: Weights,
+    abar: Tensor,
+    bbar: Tensor,
+    batch: Batch,
+    lr: float,
+    inner: InnerConfig,
+    overwrite: bool = False,
 ) -> tuple[Weights, Tensor]:
     """One step of Eqs. 5-6; as `bilevel.inner_step`, of which it is the fast twin.
+
+    With `overwrite` the new weights take the place of the given ones where those are already one vector (a chain of
+    steps, nobody else reading): no fresh memory is needed.
 
     Returns:
         the new weights, whose tensors are views of one vector, and the L losses before the step, (L,). Running
@@ -104,8 +119,11 @@ def inner_step(
     field = program.mixed_gradient(w, images, targets, abar, bbar, head_scales(abar, inner))
     check_losses(field.losses, lr)
     layout.update_statistics(weights.buffers, field.statistics)
-    u = field.gradient.add_(w, alpha=inner.weight_decay).add_(u, alpha=inner.momentum)
-    return Weights(layout.unpack(w.sub(u, alpha=lr)), layout.unpack(u), weights.buffers), field.losses
+    gradient = field.gradient.add_(w, alpha=inner.weight_decay)
+    u = (u if overwrite else u.clone()).mul_(inner.momentum).add_(gradient)
+    w = (w if overwrite else w.clone()).sub_(u, alpha=lr)
+    program.recycle(gradient)
+    return Weights(layout.unpack(w), layout.unpack(u), weights.buffers), field.losses
 
 
 def head_scales(abar: Tensor, inner: InnerConfig) -> Tensor | None:

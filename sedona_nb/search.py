@@ -92,7 +92,7 @@ class _Search:
                 step = state.pretrained
                 lr = cosine(step, config.pretrain_steps, config.inner.lr, config.inner.lr_min)
                 weights, losses = self._inner_step(
-                    weights, abar, bbar, self.training.batch(step), lr, f"step {step}"
+                    weights, abar, bbar, self.training.batch(step), lr, f"step {step}", overwrite=True
                 )
                 state.pretrained += 1
                 if state.pretrained % config.snapshot_every == 0 or state.pretrained == config.pretrain_steps:
@@ -152,11 +152,11 @@ class _Search:
 
     # -- pieces --------------------------------------------------------------------------------------------------
 
-    def _inner_step(self, weights, abar, bbar, batch, lr, where):
+    def _inner_step(self, weights, abar, bbar, batch, lr, where, overwrite=False):
         self.relaxed.train()
         try:
             if self.program is not None:
-                return adjoint.inner_step(self.program, weights, abar, bbar, batch, lr, self.config.inner)
+                return adjoint.inner_step(self.program, weights, abar, bbar, batch, lr, self.config.inner, overwrite)
             return bilevel.inner_step(self.relaxed, weights, abar, bbar, batch, lr, self.config.inner)
         except SedonaError as error:
             raise SedonaError(f"{where}: {error}") from None

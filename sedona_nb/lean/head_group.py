@@ -17,7 +17,7 @@ from sedona_nb.lean.nodes import Gate, Junction, Run, Unit
 from sedona_nb.lean.parameters import Slot
 from sedona_nb.lean.tails import Tail
 
-TAIL_CHUNK = 8  # times a run's chunk: masks need not stay in the innermost cache
+TAIL_CHUNK = 1 << 21  # numbers in the masks of a few pictures, which need not stay in the innermost cache
 
 
 @dataclass
@@ -27,8 +27,8 @@ class HeadGroup:
     Attributes:
         gate: how they see the layer's output.
         nodes: units and junctions of the common part, in order.
-        tails: one a head, in order of depth.
-        order: column of beta of each tail.
+        tails: of all heads, in order of depth, those of the same form together.
+        order: column of beta of each head in that order.
         weight, bias: of the linear classifiers, (M, classes, channels) and (M, classes).
         scale, share: of `head_scaling` "released": a factor on the scores, and one on all gradients of the head;
             None otherwise, when the share sits in the gate.
@@ -60,13 +60,14 @@ class HeadGroup:
             tail.forward(run)
         scores = MixedScores(self, run, mixture)
         per_picture = run.k * sum(tail.extent for tail in self.tails)
-        count = max(1, TAIL_CHUNK * run.chunk // per_picture)
+        count = max(1, max(TAIL_CHUNK, run.chunk) // per_picture)
         for start in range(0, run.count, count):
             part = slice(start, min(start + count, run.count))
-            pooled = torch.stack([tail.pooled(run, part) for tail in self.tails], 1)  # (k, M, n, channels)
+            pooled = torch.cat([tail.pooled(run, part) for tail in self.tails], 1)  # (k, M, n, channels)
             to_pooled = scores.add(pooled, targets[part])
             if run.backward:
-                for tail, g in zip(self.tails, to_pooled.unbind(1), strict=True):
+                sizes = [len(tail.sources) for tail in self.tails]
+                for tail, g in zip(self.tails, to_pooled.split(sizes, 1), strict=True):
                     tail.accept(run, part, g)
         if run.backward:
             scores.store()

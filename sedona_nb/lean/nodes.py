@@ -64,6 +64,7 @@ class Run:
         statistics: means and unbiased variances of the batch go here, (2, statistics); None: nowhere.
         chunk: numbers a chunk should have at most.
         backward: whether cotangents will follow.
+        store: whether junctions store values that could be computed again; memory for time.
     """
 
     k: int
@@ -74,6 +75,7 @@ class Run:
     statistics: Tensor | None = None
     chunk: int = 1 << 18
     backward: bool = True
+    store: bool = True
     workspace: Workspace = field(default_factory=lambda: Workspace())
 
     def take(self, shape: tuple[int, ...]) -> Tensor:
@@ -220,7 +222,7 @@ class Unit:
 class Junction:
     """A value with several consumers: their cotangents are added up before they go on to the source.
 
-    `keep`: store the value, where computing it again is dear (residuals, poolings) or the map small.
+    `keep`: store the value even if the run does not ask for it: computing it again is dear.
     """
 
     source: Source
@@ -240,7 +242,7 @@ class Junction:
 
     def forward(self, run: Run) -> None:
         """Store the value if it is to be kept."""
-        if self.keep:
+        if self.keep or run.store:
             self.kept = run.take(self.shape)
             for part in run.parts(self):
                 self.kept[:, part] = self.source.value(run, part)
@@ -248,7 +250,7 @@ class Junction:
 
     def value(self, run: Run, part: slice) -> Tensor:
         """The source's."""
-        return self.kept[:, part] if self.keep else self.source.value(run, part)
+        return self.source.value(run, part) if self.kept is None else self.kept[:, part]
 
     def accept(self, run: Run, part: slice, y: Tensor, g: Tensor) -> None:
         """Add."""

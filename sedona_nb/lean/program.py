@@ -113,7 +113,7 @@ class Program:
             keep_cotangents: keep those that arrive at the gates; `shares_only` needs them.
         """
         run = self._run(1, images, weights)
-        run.gradient = torch.empty_like(weights)
+        run.gradient = self.vector(weights)
         run.statistics = weights.new_empty(2, self.layout.statistics_size)
         self._set_gates(run, abar, scales, keep_cotangents)
         losses, to_bbar = self._forward(run, targets, bbar)
@@ -132,7 +132,7 @@ class Program:
     ) -> Directional:
         """The gradient of S = <G(weights, abar, bbar), direction>; arguments as in `mixed_gradient`."""
         run = self._run(2, images, weights, direction)
-        run.gradient = torch.empty_like(weights)
+        run.gradient = self.vector(weights)
         self._set_gates(run, abar, scales)
         _, to_bbar = self._forward(run, targets, bbar)
         self._backward(run)
@@ -176,11 +176,21 @@ class Program:
     def classifier_gradient(self, weights: Tensor, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Loss of the classifier alone, with batch statistics, and its gradient (zero for the heads)."""
         run = self._run(1, images, weights)
-        run.gradient = torch.zeros_like(weights)
+        run.gradient = self.vector(weights).zero_()
+        run.store = False  # the outer batch is the largest
         self._set_gates(run, None, None)
         losses, _ = self._forward(run, targets, None)
         self._backward(run)
         return losses[-1], run.gradient
+
+    def vector(self, like: Tensor) -> Tensor:
+        """A vector of parameters, not initialised; `recycle` takes it back when nobody reads it any more."""
+        return self.workspace.take((self.layout.size,), like)
+
+    def recycle(self, *vectors: Tensor) -> None:
+        """Keep the memory of vectors that this program gave out for later passes."""
+        for vector in vectors:
+            self.workspace.give(vector)
 
     # -- their parts ---------------------------------------------------------------------------------------------
 

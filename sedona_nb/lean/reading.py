@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
@@ -151,20 +152,21 @@ class Reader:
         for position in range(2):
             source = self.unit([head.stem[position] for head in heads], True, source)
             nodes.append(source)
-        tails: list[Tail] = []
+        ends: list[tuple[HeadParts, Channels]] = []
         for stage in range(len(heads[-1].stages) + 1):
             junction = Junction(source, keep=True)
             nodes.append(junction)
-            going = heads[len(tails) :]
+            going = heads[len(ends) :]
             width = junction.shape[2] // len(going)
             done = [head for head in going if len(head.stages) == stage]
             for index, head in enumerate(done):
-                tails.append(self.tail(head, Channels(junction, index * width, (index + 1) * width)))
+                ends.append((head, Channels(junction, index * width, (index + 1) * width)))
             if len(done) < len(going):
                 entry = Channels(junction, len(done) * width, junction.shape[2])
                 blocks = [head.stages[stage] for head in going[len(done) :]]
                 units, source = self.inverted_residuals(blocks, entry)
                 nodes += units
+        tails = [self.tail(list(alike)) for _, alike in itertools.groupby(ends, lambda end: end[1].shape)]
         linears = [head.classifier for head in heads]
         shape = (len(heads), linears[0].out_features, linears[0].in_features)
         weight = self.layout.slot([linear.weight for linear in linears], shape)
@@ -181,12 +183,16 @@ class Reader:
             units.append(source)
         return units, Residual(source, entry, relu=False) if blocks[0].residual else source
 
-    def tail(self, head: HeadParts, source: Channels) -> Tail:
-        """The last convolution of a head."""
-        conv, norm = head.tail
-        self._check(conv, norm)
-        weight = self.layout.slot([conv.weight], (conv.out_channels, conv.in_channels))
-        return Tail(source, weight, *self.affine([norm]), norm.eps, conv.out_channels)
+    def tail(self, ends: list[tuple[HeadParts, Channels]]) -> Tail:
+        """The last convolutions of heads whose inputs have the same shape."""
+        pairs = [head.tail for head, _ in ends]
+        for conv, norm in pairs:
+            self._check(conv, norm)
+        count, channels, width = len(pairs), pairs[0][0].out_channels, pairs[0][0].in_channels
+        weight = self.layout.slot([conv.weight for conv, _ in pairs], (count, channels, width))
+        gamma, beta, statistics = self.affine([norm for _, norm in pairs])
+        gamma, beta = (Slot(slot.offset, (count, channels)) for slot in (gamma, beta))
+        return Tail([source for _, source in ends], weight, gamma, beta, statistics, pairs[0][1].eps, channels)
 
     def classifier(self, module: nn.Module, source: Source) -> tuple[list[Unit | Junction], Classifier]:
         """The last layer's head; poolings that open it become nodes."""

@@ -33,11 +33,14 @@ MASKS_FROM = 4  # pixels for each input channel
 
 @dataclass
 class Tail:
-    """See the module's docstring. `pooled` and `accept` take turns, part by part, between forward and backward."""
+    """The ends of m heads of the same form; see the module's docstring.
 
-    source: Channels
-    weight: Slot
-    gamma: Slot
+    Between forward and backward, `pooled` and `accept` take turns, part by part.
+    """
+
+    sources: list[Channels]
+    weight: Slot  # (m, channels, P)
+    gamma: Slot  # (m, channels), as beta
     beta: Slot
     statistics: Slot
     eps: float
@@ -46,24 +49,28 @@ class Tail:
     @property
     def extent(self) -> int:
         """Numbers that `pooled` touches a picture."""
-        return self.source.shape[0] * self.source.shape[1] * self.channels
+        height, width, _ = self.sources[0].shape
+        return len(self.sources) * height * width * self.channels
 
     @property
     def by_masks(self) -> bool:
         """Which way is faster."""
-        height, width, channels = self.source.shape
+        height, width, channels = self.sources[0].shape
         return height * width >= MASKS_FROM * (channels + 1)
+
+    def _inputs(self, run: Run, part: slice) -> Tensor:
+        """h of all heads, (k, m, n, S, P)."""
+        return torch.stack([source.value(run, part).flatten(2, 3) for source in self.sources], 1)
 
     def forward(self, run: Run) -> None:
         """Moments of the input, and from them the folded convolution."""
-        h = self.source.value(run, slice(0, run.count)).flatten(1, 3)  # (k, rows, P)
-        count = h.shape[1]
-        mean = h.mean(1)
-        centred = h[0] - mean[0]
-        moments = [mean[0], centred.t() @ centred / count]
+        h = self._inputs(run, slice(0, run.count)).flatten(2, 3)  # (k, m, rows, P)
+        count = h.shape[2]
+        self._means = h.mean(2)  # (k, m, P)
+        centred = h[0] - self._means[0][:, None]
+        moments = [self._means[0], centred.mT @ centred / count]
         if run.k == 2:
-            moments += [mean[1], centred.t() @ (h[1] - mean[1]) / count]
-        self._means = mean
+            moments += [self._means[1], centred.mT @ (h[1] - self._means[1][:, None]) / count]
         slots = self.weight, self.gamma, self.beta
         inputs = [slot.of(run.weights) for slot in slots]
         if run.direction is None:
@@ -72,83 +79,80 @@ class Tail:
             directions = [slot.of(run.direction) for slot in slots]
             self._fold = FoldedDual(moments, inputs, directions, self.eps)
         if run.statistics is not None:
-            self.statistics.of(run.statistics[0]).copy_(self._fold.mean)
-            self.statistics.of(run.statistics[1]).copy_(self._fold.variance * (count / max(count - 1, 1)))
+            self.statistics.of(run.statistics[0]).copy_(self._fold.mean.flatten())
+            self.statistics.of(run.statistics[1]).copy_(self._fold.variance.flatten() * (count / max(count - 1, 1)))
         self._folded = self._fold.matrices
-        self._sums = [torch.zeros_like(part) for part in self._folded]
+        self._sums = [torch.zeros_like(matrix) for matrix in self._folded]
 
     def pooled(self, run: Run, part: slice) -> Tensor:
-        """Mean over the map, (k, n, channels)."""
-        h = self.source.value(run, part).flatten(2, 3)  # (k, n, S, P)
-        _, n, pixels, width = h.shape
-        stacked = torch.cat([h[0], h.new_ones(n, pixels, 1), *h[1:]], 2)  # (n, S, P+1 or 2P+1): [h, 1, hd]
-        rows = stacked.view(n * pixels, -1)
-        maps = [run.workspace.take((n, pixels, self.channels), h)]
-        torch.mm(rows[:, : width + 1], self._folded[0], out=maps[0].view(n * pixels, -1))
+        """Mean over the map, (k, m, n, channels)."""
+        h = self._inputs(run, part)
+        _, m, n, pixels, width = h.shape
+        stacked = torch.cat([h[0], h.new_ones(m, n, pixels, 1), *h[1:]], 3)  # [h, 1, hd]: P+1 or 2P+1 columns
+        rows = stacked.flatten(1, 2)
+        maps = [run.workspace.take((m, n * pixels, self.channels), h)]
+        torch.bmm(rows[..., : width + 1], self._folded[0], out=maps[0])
         if self.by_masks:
             maps[0].gt_(0)  # z itself is not needed any more
-            u = torch.bmm(stacked.transpose(1, 2), maps[0])  # (n, P+1 or 2P+1, channels)
-            pooled = [(u[:, : width + 1] * self._folded[0]).sum(1)]
+            mask = maps[0].view(m * n, pixels, -1)
+            u = torch.bmm(stacked.flatten(0, 1).mT, mask).view(m, n, -1, self.channels)  # P+1 or 2P+1 rows
+            pooled = [(u[:, :, : width + 1] * self._folded[0][:, None]).sum(2)]
             if run.k == 2:
-                pooled.append((u * self._folded[1]).sum(1))
-            self._last = maps[0], u
+                pooled.append((u * self._folded[1][:, None]).sum(2))
+            self._last = maps, u
         else:
             maps[0].clamp_(min=0)
             if run.k == 2:
                 maps.append(run.workspace.take(maps[0].shape, h))
-                torch.mm(rows, self._folded[1], out=maps[1].view(n * pixels, -1))
+                torch.bmm(rows, self._folded[1], out=maps[1])
                 _mask(maps[1], maps[0], maps[1])
-            pooled = [one.sum(1) for one in maps]
-            self._last = maps, stacked
+            pooled = [one.view(m, n, pixels, -1).sum(2) for one in maps]
+            self._last = maps, rows
         if not run.backward:
             run.give(*maps)
         return torch.stack(pooled).div_(pixels)
 
     def accept(self, run: Run, part: slice, g: Tensor) -> None:
-        """Cotangent of what `pooled` gave last."""
-        height, width, _ = self.source.shape
+        """Cotangent of what `pooled` gave last, (k, m, n, channels)."""
+        height, width, _ = self.sources[0].shape
         g = g / (height * width)
-        to_h = self._through_masks(run, g) if self.by_masks else self._through_maps(run, g)
+        maps, other = self._last
         del self._last
-        to_h = to_h.view(g.shape[1], height, width, -1)
-        if run.k == 1:
-            self.source.accept(run, part, None, to_h[None])
-        else:
-            self.source.accept(run, part, None, torch.stack(to_h.chunk(2, 3)))
-
-    def _through_masks(self, run: Run, g: Tensor) -> Tensor:
-        """Cotangents of h, or [h, hd], (n, S, P or 2P)."""
-        mask, u = self._last
-        a = self._folded[0][:-1]  # (P, channels)
-        size = a.shape[0]
-        self._sums[0] += (u[:, : size + 1] * g[0][:, None]).sum(0)
-        to_h = g[0][:, None] * a  # (n, P, channels)
-        if run.k == 2:
-            self._sums[1] += u.mul_(g[1][:, None]).sum(0)
-            to_h.addcmul_(g[1][:, None], self._folded[1][:size])
-            to_h = torch.cat([to_h, g[1][:, None] * a], 1)
-        result = torch.bmm(mask, to_h.transpose(1, 2))
-        run.give(mask)
-        return result
-
-    def _through_maps(self, run: Run, g: Tensor) -> Tensor:
-        """The same."""
-        maps, stacked = self._last
-        rows = stacked.flatten(0, 1)
-        a = self._folded[0][:-1]
-        size = a.shape[0]
-        values = maps[0]
-        cotangents = []
-        for target, one in zip([*maps[1:], values], g.flip(0), strict=True):  # values last: they are the mask
-            _mask(one[:, None].expand(values.shape), values, target)
-            cotangents.insert(0, target.flatten(0, 1))
-        self._sums[0].addmm_(rows[:, : size + 1].t(), cotangents[0])
-        to_h = cotangents[0] @ a.t()
-        if run.k == 2:
-            self._sums[1].addmm_(rows.t(), cotangents[1])
-            to_h.addmm_(cotangents[1], self._folded[1][:size].t())
-            to_h = torch.cat([to_h, cotangents[1] @ a.t()], 1)
+        to_h = self._through_masks(g, maps[0], other) if self.by_masks else self._through_maps(g, maps, other)
         run.give(*maps)
+        to_h = to_h.view(*g.shape[1:3], height, width, -1)  # (m, n, H, W, P or 2P)
+        for source, one in zip(self.sources, to_h, strict=True):
+            source.accept(run, part, None, one[None] if run.k == 1 else torch.stack(one.chunk(2, 3)))
+
+    def _through_masks(self, g: Tensor, mask: Tensor, u: Tensor) -> Tensor:
+        """Cotangents of h, or [h, hd]."""
+        m, n = u.shape[:2]
+        a = self._folded[0][:, :-1]  # (m, P, channels)
+        size = a.shape[1]
+        self._sums[0] += (u[:, :, : size + 1] * g[0][:, :, None]).sum(1)
+        to_h = g[0][:, :, None] * a[:, None]  # (m, n, P, channels)
+        if len(self._sums) == 2:
+            self._sums[1] += u.mul_(g[1][:, :, None]).sum(1)
+            to_h.addcmul_(g[1][:, :, None], self._folded[1][:, None, :size])
+            to_h = torch.cat([to_h, g[1][:, :, None] * a[:, None]], 2)
+        return torch.bmm(mask.view(m * n, -1, self.channels), to_h.flatten(0, 1).mT)
+
+    def _through_maps(self, g: Tensor, maps: list[Tensor], rows: Tensor) -> Tensor:
+        """The same; overwrites the maps."""
+        m, n = g.shape[1:3]
+        values = maps[0].view(m, n, -1, self.channels)
+        cotangents = []
+        for target, one in zip([*maps[1:], maps[0]], g.flip(0), strict=True):  # values last: they are the mask
+            _mask(one[:, :, None].expand(values.shape), values, target.view(values.shape))
+            cotangents.insert(0, target)
+        a = self._folded[0][:, :-1]
+        size = a.shape[1]
+        self._sums[0].baddbmm_(rows[..., : size + 1].mT, cotangents[0])
+        to_h = cotangents[0] @ a.mT
+        if len(cotangents) == 2:
+            self._sums[1].baddbmm_(rows.mT, cotangents[1])
+            to_h.baddbmm_(cotangents[1], self._folded[1][:, :size].mT)
+            to_h = torch.cat([to_h, cotangents[1] @ a.mT], 2)
         return to_h
 
     def backward(self, run: Run) -> None:
@@ -157,16 +161,17 @@ class Tail:
         for slot, value in zip((self.weight, self.gamma, self.beta), to_inputs, strict=True):
             slot.of(run.gradient).copy_(value)
         whole = slice(0, run.count)
-        h = self.source.value(run, whole)
-        count = h[0].numel() // h.shape[-1]
-        centred = [one - mean for one, mean in zip(h, self._means, strict=True)]
+        h = self._inputs(run, whole)  # (k, m, B, S, P)
+        centred = (h - self._means[:, :, None, None]).flatten(2, 3)
         to_mean, to_covariance = to_moments[:2]
-        to_h = [torch.matmul(centred[0], to_covariance + to_covariance.t()) + to_mean]
+        to_h = [torch.baddbmm(to_mean[:, None], centred[0], to_covariance + to_covariance.mT)]
         if run.k == 2:
             to_mean_d, to_cross = to_moments[2:]
-            to_h[0] += torch.matmul(centred[1], to_cross.t())
-            to_h.append(torch.matmul(centred[0], to_cross) + to_mean_d)
-        self.source.accept(run, whole, None, torch.stack(to_h) / count)
+            to_h[0].baddbmm_(centred[1], to_cross.mT)
+            to_h.append(torch.baddbmm(to_mean_d[:, None], centred[0], to_cross))
+        to_h = torch.stack(to_h, 1).div_(centred.shape[2])  # (m, k, rows, P)
+        for source, one in zip(self.sources, to_h, strict=True):
+            source.accept(run, whole, None, one.view(run.k, run.count, *source.shape))
         self.release(run)
 
     def release(self, run: Run) -> None:
