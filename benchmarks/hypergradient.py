@@ -3,10 +3,10 @@
     python benchmarks/hypergradient.py                                  # VGG-19, the paper's sizes: 10 minutes
     python benchmarks/hypergradient.py --network resnet50 --batch 32 --outer-batch 256 --steps 2
 
-Every measurement is a process of its own with one thread; they take turns. Quoted are the median of the processor
-time (other processes on the machine disturb it less than they disturb the clock) and of the clock, and the peak of
-the process's memory above what it had with network, weights and batches in place. Random pictures: only shapes
-matter for time. The gradients of all backends are compared as well, with weights that `--warm` pretraining steps made.
+Every measurement is a process of its own with one thread; they take turns. Quoted are the median of the
+processor time (other processes on the machine disturb it less than they disturb the clock) and of the clock, and
+the peak of the process's memory above what it had with network, weights and batches in place. Random pictures:
+only shapes matter for time.
 """
 
 from __future__ import annotations
@@ -59,7 +59,6 @@ def measure(options: argparse.Namespace) -> dict:
     shares = problem.shares()
     before = peak_memory()
     seconds: list[tuple[float, float]] = []
-    result = None
     for _ in range(options.rounds + (options.only in ("adjoint", "lean", "stock"))):
         began = time.perf_counter(), time.process_time()
         if options.only == "stock":
@@ -68,14 +67,13 @@ def measure(options: argparse.Namespace) -> dict:
         elif options.only == "lean":
             weights, _ = adjoint.inner_step(program, weights, *shares, batches[0], 0.01, inner, overwrite=True)
         elif options.only == "adjoint":
-            result = adjoint.adjoint_hypergradient(problem, "validation", program)
+            adjoint.adjoint_hypergradient(problem, "validation", program)
         else:
-            result = bilevel.hypergradient(problem, "validation", options.only)
+            bilevel.hypergradient(problem, "validation", options.only)
         seconds.append((time.perf_counter() - began[0], time.process_time() - began[1]))
     if len(seconds) > options.rounds:
         seconds = seconds[1:]  # without the round that filled caches
-    gradient = None if result is None else torch.cat([result.alpha.flatten(), result.beta.flatten()]).tolist()
-    return {"seconds": seconds, "peak": peak_memory() - before, "gradient": gradient}
+    return {"seconds": seconds, "peak": peak_memory() - before}
 
 
 def child(options: argparse.Namespace, only: str, rounds: int) -> dict:
@@ -127,10 +125,6 @@ def main() -> None:
             f"{name:34s} {cpu:8.2f} s processor ({reference[1] / cpu:5.2f}x)  {clock:8.2f} s clock "
             f"({reference[0] / clock:5.2f}x)  {peak / 1e9:6.2f} GB ({reference[2] / peak:5.2f}x)"
         )
-    first, *others = (torch.tensor(found[f"hypergradient, {name}"][0]["gradient"]) for name in options.backends)
-    for name, other in zip(options.backends[1:], others, strict=True):
-        cosine = torch.nn.functional.cosine_similarity(first, other, dim=0).item()
-        print(f"cosine of {name} and {options.backends[0]}: {cosine:.6f}")
 
 
 if __name__ == "__main__":

@@ -1,18 +1,21 @@
 """The hypergradient by an adjoint recursion: no graph of the inner steps, memory that does not grow with them.
 
-The inner steps u <- mu u + G(w) + wd w, w <- w - lr u run forward without a graph; only the weights w_t stay. Then,
-with lam = d outer_loss / d w_T and lam_u = 0, from the last step to the first:
+The inner steps u <- mu u + G(w) + wd w, w <- w - lr u run forward without a graph; only the weights w_t stay.
+Then, with lam = d outer_loss / d w_T and lam_u = 0, from the last step to the first:
 
     p = lam_u - lr lam,        S_t = <G(w_t, alpha, beta; batch_t), p>
     d abar += dS_t / d abar,   d bbar += dS_t / d bbar
     lam <- lam + wd p + dS_t / d w,        lam_u <- mu p
 
-S_t is a directional derivative, so one pass that carries tangents gives it, and one ordinary backward pass through
-that gives everything above (`lean`). At the first step only the derivatives to abar and bbar are needed, and S_t is
-linear in each share: the cotangents of the forward phase and a tangent pass are enough, no second order.
+S_t is a directional derivative, so one pass that carries tangents gives it, and one ordinary backward pass
+through that gives everything above (`lean`). At the first step only the derivatives to abar and bbar are needed,
+and S_t is linear in each share: the cotangents of the forward phase and a tangent pass are enough, no second
+order.
 """
 
 from __future__ import annotations
+
+import itertools
 
 import torch
 from torch import Tensor
@@ -30,6 +33,7 @@ from sedona_nb.bilevel import (
 )
 from sedona_nb.errors import SedonaError
 from sedona_nb.lean.program import Program
+from sedona_nb.lean.trajectory import IN_MEMORY, Trajectory
 from sedona_nb.losses import smoothed_targets
 
 
@@ -51,10 +55,12 @@ def adjoint_hypergradient(problem: Problem, objective: str, program: Program | N
     w, u = program.layout.pack(weights.parameters), program.layout.pack(weights.momenta)
     batches = [(images, smoothed(labels, program, inner, w)) for images, labels in problem.inner_batches]
     steps = len(unrolled_batches(problem, objective))
-    trajectory: list[Tensor] = []
+    trajectory = Trajectory()
     cotangents = None
     for t in range(steps):
-        trajectory.append(w)
+        free = trajectory.push(w)
+        if free is not None and t > IN_MEMORY:  # the first vector is the caller's
+            program.recycle(free)
         field = program.mixed_gradient(w, *batches[t], *shares, keep_cotangents=t == 0)
         if t == 0:
             cotangents = program.take_cotangents()
@@ -75,15 +81,17 @@ def adjoint_hypergradient(problem: Problem, objective: str, program: Program | N
     check_outer_loss(value, problem)
     p = torch.zeros_like(lam)
     for t in reversed(range(steps)):
-        p.mul_(inner.momentum if t < steps - 1 else 0).sub_(lam, alpha=lr)
-        program.recycle(w)
-        w = trajectory.pop()
+        p.mul_(inner.momentum).sub_(lam, alpha=lr)  # p is mu p of the step above, that is lam_u
+        behind, w = w, trajectory.pop(w)
+        if w is not behind:
+            program.recycle(behind)
         if t > 0:
             found = program.directional(w, p, *batches[t], *shares)
             lam.add_(found.to_weights).add_(p, alpha=inner.weight_decay)
             program.recycle(found.to_weights)
         else:
             found = program.shares_only(w, p, *batches[t], *shares, cotangents)
+            program.recycle(*itertools.chain(*cotangents))
         to_abar += found.to_abar
         to_bbar += found.to_bbar
     program.recycle(lam, *([u] if steps else []))
@@ -102,8 +110,8 @@ def inner_step(
 ) -> tuple[Weights, Tensor]:
     """One step of Eqs. 5-6; as `bilevel.inner_step`, of which it is the fast twin.
 
-    With `overwrite` the new weights take the place of the given ones where those are already one vector (a chain of
-    steps, nobody else reading): no fresh memory is needed.
+    With `overwrite` the new weights take the place of the given ones where those are already one vector (a chain
+    of steps, nobody else reading): no fresh memory is needed.
 
     Returns:
         the new weights, whose tensors are views of one vector, and the L losses before the step, (L,). Running

@@ -134,8 +134,8 @@ class Record:
 def spec_hash(spec: Spec) -> str:
     """12 hexadecimal digits that depend on what `spec` asks for.
 
-    Where its decoupling is said to come from does not count, nor which backend computes a search's gradient: all of
-    them give the same.
+    Where its decoupling is said to come from does not count, nor which backend computes a search's gradient: all
+    of them give the same.
     """
     content = dataclasses.asdict(spec)
     if content.get("decoupling"):

@@ -36,14 +36,28 @@ def toy_problem(kind: str, steps: int, seed: int = 0) -> Problem:
 @pytest.mark.parametrize("steps", [1, 3, 5])
 @pytest.mark.parametrize("kind", ["vgg", "resnet"])
 class TestHypergradient:
-    def test_higher_and_functional_agree(self, kind, steps, objective):
+    def test_all_backends_agree(self, kind, steps, objective):
         with float64():
-            problem = toy_problem(kind, steps)
-            functional = hypergradient(problem, objective, "functional")
-            higher = hypergradient(problem, objective, "higher")
-        assert relative(higher.alpha, functional.alpha) < 1e-10
-        assert relative(higher.beta, functional.beta) < 1e-10
-        assert higher.outer_loss == pytest.approx(functional.outer_loss, rel=1e-12)
+            task = toy_problem(kind, steps)
+            functional, *others = (
+                hypergradient(task, objective, name) for name in ("functional", "higher", "adjoint")
+            )
+        for other in others:
+            assert relative(other.alpha, functional.alpha) < 1e-10
+            assert relative(other.beta, functional.beta) < 1e-10
+            assert other.outer_loss == pytest.approx(functional.outer_loss, rel=1e-12)
+
+    @pytest.mark.parametrize("backend", ["adjoint", "higher"])
+    def test_backends_agree_on_the_released_heads(self, kind, steps, objective, backend):
+        with float64():
+            task = toy_problem(kind, steps)
+            task = replace(task, inner=replace(task.inner, head_scaling="released", convention="others"))
+            functional, other = (
+                hypergradient(task, objective, "functional"),
+                hypergradient(task, objective, backend),
+            )
+        assert relative(other.alpha, functional.alpha) < 1e-10
+        assert relative(other.beta, functional.beta) < 1e-10
 
     def test_agrees_with_central_differences(self, kind, steps, objective):
         h = 1e-7  # larger steps cross kinks of the ReLUs

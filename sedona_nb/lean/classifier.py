@@ -1,4 +1,4 @@
-"""The base network's classifier, plain and dual: a few linear maps on small tensors, left to automatic derivatives."""
+"""The base network's classifier, plain and dual: linear maps on small tensors, left to automatic derivatives."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from torch.autograd import grad
 
 from sedona_nb.lean.head_group import local_loss
 from sedona_nb.lean.nodes import Run, Source
-from sedona_nb.lean.parameters import Slot
 
 
 @dataclass

@@ -5,7 +5,8 @@ and to_w:
 
     <apply(x, w), g> = <x, to_x> = <w, to_w>
 
-Either can be left out. Which class serves a layer is `choose`'s decision; all are exact, they differ in speed only.
+Either can be left out. Which class serves a layer is `choose`'s decision; all are exact, they differ in speed
+only.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+Index = tuple[slice | int, ...]
 TINY = 4  # pixels; on smaller maps the kernels for depthwise convolutions spend their time on the border
 
 
@@ -103,7 +105,7 @@ class TinyDepthwise:
         """(n, H, W, C) -> (n, H', W', C)."""
         y = x.new_zeros(x.shape[0], *self._outside(x), x.shape[3])
         for source, target, tap in self._taps(x):
-            y[:, *target].addcmul_(x[:, *source], w[:, 0, *tap])
+            y[target].addcmul_(x[source], w[tap])
         return y if bias is None else y.add_(bias)
 
     def pull(self, x: Tensor, g: Tensor, w: Tensor, to_x: bool = True, to_w: bool = True) -> Pulled:
@@ -112,16 +114,17 @@ class TinyDepthwise:
         found_w = torch.zeros_like(w) if to_w else None
         for source, target, tap in self._taps(x):
             if to_x:
-                found_x[:, *source].addcmul_(g[:, *target], w[:, 0, *tap])
+                found_x[source].addcmul_(g[target], w[tap])
             if to_w:
-                found_w[:, 0, *tap] += (x[:, *source] * g[:, *target]).sum(0)
+                found_w[tap] += (x[source] * g[target]).sum(0)
         return found_x, found_w
 
     def _outside(self, x: Tensor) -> tuple[int, int]:
         return -(-x.shape[1] // self.stride), -(-x.shape[2] // self.stride)
 
-    def _taps(self, x: Tensor) -> Iterator[tuple[tuple[int, int], tuple[int, int], tuple[int, int]]]:
-        """(pixel of x, pixel of y, tap of the kernel) for every product in the sum."""
+    def _taps(self, x: Tensor) -> Iterator[tuple[Index, Index, Index]]:
+        """Where in x, y and w the factors of every product in the sum lie."""
+        everything = slice(None)
         rows, columns = self._outside(x)
         pixels = [(i, j) for i in range(x.shape[1]) for j in range(x.shape[2])]
         for r in range(rows):
@@ -129,7 +132,7 @@ class TinyDepthwise:
                 for i, j in pixels:
                     tap = i - r * self.stride + 1, j - c * self.stride + 1
                     if max(tap) <= 2 and min(tap) >= 0:
-                        yield (i, j), (r, c), tap
+                        yield (everything, i, j), (everything, r, c), (everything, 0, *tap)
 
 
 def choose(kernel: int, stride: int, padding: int, groups: int, in_channels: int, pixels: int) -> Bilinear:

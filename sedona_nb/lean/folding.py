@@ -9,9 +9,9 @@ and for tangents, with C the cross-covariance of h and hd and c = r (diag(W C W^
     A hd + A2 h + b2,   A2 = diag(D2) W + diag(gamma r) W',   b2 = beta' - gamma r m1 - D2 mu,
     D2 = r (gamma' - gamma r c),   m1 = W hdbar + W' hbar
 
-Everything is done for m convolutions at once; W is (m, channels, P), moments are (m, P) and (m, P, P). Matrices are
-given transposed, as tails use them: [A; b] (m, P+1, channels) and [A2; b2; A] (m, 2P+1, channels). `pull` takes their
-gradients to those of weights and moments.
+Everything is done for m convolutions at once; W is (m, channels, P), moments are (m, P) and (m, P, P). Matrices
+are given transposed, as tails use them: [A; b] (m, P+1, channels) and [A2; b2; A] (m, 2P+1, channels). `pull`
+takes their gradients to those of weights and moments.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """All heads of one layer as one program: what they have in common is computed side by side.
 
-Aux 1 to 4 differ in how many inverted residuals they have. Sorted by that number, stage s works on the heads that
-have more than s of them, their channels next to each other; a head that is through goes on to its tail. All tails'
-averages meet in the classifiers, the mixture (Eq. 3) and the loss, a few pictures at a time, and from there the way
-back starts at once: nothing of a head outlives the visit to its layer.
+Aux 1 to 4 differ in how many inverted residuals they have. Sorted by that number, stage s works on the heads
+that have more than s of them, their channels next to each other; a head that is through goes on to its tail. All
+tails' averages meet in the classifiers, the mixture (Eq. 3) and the loss, a few pictures at a time, and from
+there the way back starts at once: nothing of a head outlives the visit to its layer.
 """
 
 from __future__ import annotations

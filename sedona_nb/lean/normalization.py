@@ -8,8 +8,8 @@ with r = 1/sqrt(var + eps), m1 = mean(xd), c = r mean((x - mu) xd), and primes f
 
     C1 = gamma r,  C2 = beta - C1 mu,  D2 = r (gamma' - gamma r c),  D3 = beta' - gamma r m1 - D2 mu
 
-`Normalization` holds these coefficients. Backward, chunks of the masked cotangents first add to a few sums a channel,
-from which the coefficients of the cotangents of x and xd follow (`Pullback`).
+`Normalization` holds these coefficients. Backward, chunks of the masked cotangents first add to a few sums a
+channel, from which the coefficients of the cotangents of x and xd follow (`Pullback`).
 
 A chunk is tiled: (k, n, rows, R*C), R neighbouring pixels to a row, so that rows are long enough for vector
 instructions whatever C is (`row_length`). The x here are a convolution's results minus a shift close to their mean

@@ -75,7 +75,7 @@ class Layout:
         return {n: piece.view(self.shapes[n]) for n, piece in zip(self.names, pieces, strict=True)}
 
     def update_statistics(self, buffers: Mapping[str, Tensor], batch: Tensor) -> None:
-        """BatchNorm's running statistics take in those of a batch, means and unbiased variances (2, statistics)."""
+        """Running statistics take in those of a batch, means and unbiased variances (2, statistics)."""
         for part, values in zip(("running_mean", "running_var"), batch, strict=True):
             running = [buffers[f"{name}.{part}"] for name in self.norms]
             torch._foreach_lerp_(running, list(values.split([len(one) for one in running])), self.momentum)

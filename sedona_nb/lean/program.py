@@ -8,7 +8,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sedona_nb.lean.classifier import Classifier
 from sedona_nb.lean.head_group import HeadGroup
 from sedona_nb.lean.nodes import Gate, Images, Junction, Run, Unit, Workspace
 from sedona_nb.lean.parameters import Layout

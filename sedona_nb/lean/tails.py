@@ -80,7 +80,9 @@ class Tail:
             self._fold = FoldedDual(moments, inputs, directions, self.eps)
         if run.statistics is not None:
             self.statistics.of(run.statistics[0]).copy_(self._fold.mean.flatten())
-            self.statistics.of(run.statistics[1]).copy_(self._fold.variance.flatten() * (count / max(count - 1, 1)))
+            self.statistics.of(run.statistics[1]).copy_(
+                self._fold.variance.flatten() * (count / max(count - 1, 1))
+            )
         self._folded = self._fold.matrices
         self._sums = [torch.zeros_like(matrix) for matrix in self._folded]
 
