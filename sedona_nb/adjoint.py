@@ -141,7 +141,7 @@ def head_scales(abar: Tensor, inner: InnerConfig) -> Tensor | None:
 
 def smoothed(labels: Tensor, program: Program, inner: InnerConfig, like: Tensor) -> Tensor:
     """Targets of label smoothing, (B, classes), in the dtype of `like`."""
-    return smoothed_targets(labels, program.classes, inner.smoothing, inner.convention).to(like.dtype)
+    return smoothed_targets(labels, program.classes, inner.smoothing, inner.convention, like.dtype)
 
 
 def _mixture(program: Program, w: Tensor, batch: Batch, shares: tuple) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -172,6 +172,37 @@ def training_curves(curves: Mapping[str, pd.DataFrame], protocol: str = "") -> F
     return figure
 
 
+def unroll_costs(table: pd.DataFrame, protocol: str = "") -> Figure:
+    """Memory and time of one hypergradient against the number of inner steps T, a line a backend.
+
+    `table`: columns backend, steps, megabytes, seconds. `protocol`: what was measured, for the small print.
+
+    Raises:
+        SedonaError: a column is missing.
+    """
+    _need(table, ("backend", "steps", "megabytes", "seconds"), "table")
+    panels = {"megabytes": "Memory at its peak (MB)", "seconds": "Time (s)"}
+    with drawing(7.6, 2.9 + 0.2 * bool(protocol), note=protocol) as figure:
+        grid = figure.subplots(1, len(panels))
+        for axes, (column, title) in zip(grid, panels.items(), strict=True):
+            looks = zip(table.groupby("backend", sort=False), CYCLE * 9, "osD^vPX" * 9, DASHES * 9, strict=False)
+            for (name, part), colour, marker, dash in looks:
+                axes.plot(
+                    part["steps"],
+                    part[column],
+                    color=colour,
+                    marker=marker,
+                    markersize=4,
+                    linestyle=dash,
+                    label=name,
+                )
+            axes.set(xlabel="inner steps T", title=title)
+            axes.set_ylim(bottom=0)
+            axes.set_xticks(sorted(set(table["steps"])))
+        grid[0].legend()
+    return figure
+
+
 DASHES = ("-", "--", "-.", (0, (1, 1)), (0, (6, 1)), (0, (3, 1, 1, 1, 1, 1)), ":")
 
 

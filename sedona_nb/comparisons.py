@@ -1,21 +1,24 @@
-"""Charts that put measured numbers beside others: costs of heads, sizes of learned alphas, two searches."""
+"""Charts that put measured numbers beside others: costs of heads and searches, sizes of alphas, two searches."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from torch import Tensor
 
-from sedona_nb.drawing import BLUE, CYCLE, QUIET, drawing, label
+from sedona_nb.drawing import BLUE, CYCLE, FAINT, INK, ORANGE, QUIET, drawing, label
 from sedona_nb.errors import SedonaError
 
+SOURCE_COLOURS = (QUIET, FAINT, ORANGE, BLUE)  # of `search_costs`: the paper's grey, ours not
 COST_PANELS = {"parameters": "parameters", "flops": "multiply-accumulates"}
 
 
@@ -27,9 +30,7 @@ def cost_bars(table: pd.DataFrame) -> Figure:
     Raises:
         SedonaError: a column is missing, a quantity unknown, or a cost not positive.
     """
-    missing = [column for column in ("head", "quantity", "paper", "ours") if column not in table]
-    if missing:
-        raise SedonaError(f"table has no column {', '.join(missing)}; it needs head, quantity, paper, ours")
+    _need(table, ("head", "quantity", "paper", "ours"))
     if not set(table["quantity"]) <= set(COST_PANELS) or not (table[["paper", "ours"]] > 0).all(axis=None):
         raise SedonaError(f"quantities are {', '.join(COST_PANELS)}, and every cost is above 0")
     panels = [name for name in COST_PANELS if name in set(table["quantity"])]
@@ -60,6 +61,92 @@ def cost_bars(table: pd.DataFrame) -> Figure:
         handles, labels = grid[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper right", ncols=2)
     return figure
+
+
+def search_costs(table: pd.DataFrame, protocol: str = "") -> Figure:
+    """Table 8's costs as stacked bars: each variant of a search in percent of the whole one, by source.
+
+    `table`: columns variant, source, pretraining and outer, both parts in percent of the source's whole search.
+    Neighbours share a scale and nothing else; `protocol`, for the small print, has to say what ours are.
+
+    Raises:
+        SedonaError: a column is missing, or more than four sources.
+    """
+    _need(table, ("variant", "source", "pretraining", "outer"))
+    sources, variants = (list(dict.fromkeys(table[column])) for column in ("source", "variant"))
+    if len(sources) > len(SOURCE_COLOURS):
+        raise SedonaError(f"{len(sources)} sources; allowed: 1 to {len(SOURCE_COLOURS)}")
+    width = 0.84 / len(sources)
+    with drawing(8.8, 3.6 + 0.2 * bool(protocol), note=protocol) as figure:
+        axes = figure.subplots()
+        for index, (source, colour) in enumerate(zip(sources, SOURCE_COLOURS, strict=False)):
+            part = table[table["source"] == source].set_index("variant").reindex(variants)
+            places = np.arange(len(variants)) + (index - (len(sources) - 1) / 2) * width
+            look = {"width": 0.9 * width, "edgecolor": colour, "linewidth": 0.8}
+            axes.bar(places, part["pretraining"], color=colour, label=source, **look)
+            axes.bar(places, part["outer"], bottom=part["pretraining"], color="white", hatch="////", **look)
+            for place, whole in zip(places, part["pretraining"] + part["outer"], strict=True):
+                above = {"xytext": (0, 2), "textcoords": "offset points", "ha": "center", "fontsize": 7}
+                axes.annotate(f"{whole:.0f}", (place, whole), **above)
+        axes.set_xticks(np.arange(len(variants)), variants)
+        axes.tick_params(axis="x", length=0)
+        axes.set(ylabel="cost, whole search = 100 %")
+        axes.margins(y=0.1)
+        parts = [
+            Patch(facecolor=INK, edgecolor=INK, label="pretraining"),
+            Patch(facecolor="white", edgecolor=INK, hatch="////", label="outer steps"),
+        ]
+        figure.legend(handles=[*axes.get_legend_handles_labels()[0], *parts], loc="outside upper left", ncols=6)
+    return figure
+
+
+def cost_ratios(table: pd.DataFrame, protocol: str = "") -> Figure:
+    """Costs by network as multiples of the first network's, on a logarithmic axis, a line a quantity.
+
+    `table`: columns network, quantity, ratio; optional low and high, between which rounding leaves a ratio.
+    `protocol`: what was measured, for the small print.
+
+    Raises:
+        SedonaError: a column is missing, or a ratio is not positive.
+    """
+    _need(table, ("network", "quantity", "ratio"))
+    if not (table["ratio"] > 0).all():
+        raise SedonaError("ratios must be above 0 for a logarithmic axis")
+    networks = list(dict.fromkeys(table["network"]))
+    with drawing(7.4, 3.6 + 0.2 * bool(protocol), note=protocol) as figure:
+        axes = figure.subplots()
+        looks = zip(table.groupby("quantity", sort=False), CYCLE * 9, "osD^vPX" * 9, strict=False)
+        for index, ((name, part), colour, marker) in enumerate(looks):
+            part = part.set_index("network").reindex(networks)
+            places = np.arange(len(networks)) + 0.03 * (index - table["quantity"].nunique() / 2)
+            dash = "--" if str(name).startswith("paper") else "-"
+            axes.plot(
+                places, part["ratio"], color=colour, marker=marker, markersize=4.5, linestyle=dash, label=name
+            )
+            if {"low", "high"} <= set(part):
+                axes.vlines(places, part["low"], part["high"], color=colour, linewidth=1)
+        axes.set_yscale("log")
+        _plain_ticks(axes, (0.5, 1, 2, 5, 10, 20, 50))
+        axes.set_xticks(np.arange(len(networks)), [label(name) for name in networks])
+        axes.tick_params(axis="x", length=0)
+        axes.margins(x=0.08)
+        axes.set_ylabel(f"times {label(networks[0])}")
+        axes.legend(loc="upper left")
+    return figure
+
+
+def _plain_ticks(axes: Axes, values: Sequence[float]) -> None:
+    """Those of `values` that the logarithmic axis shows, written out."""
+    low, high = axes.get_ylim()
+    axes.set_yticks([value for value in values if low <= value <= high])
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
+
+
+def _need(table: pd.DataFrame, columns: Sequence[str]) -> None:
+    missing = [column for column in columns if column not in table]
+    if missing:
+        raise SedonaError(f"table has no column {', '.join(missing)}; it needs {', '.join(columns)}")
 
 
 def learned_sizes(

@@ -11,8 +11,10 @@ from sedona_nb.errors import SedonaError, choose
 CONVENTIONS = ("uniform", "others")
 
 
-def smoothed_targets(labels: Tensor, num_classes: int, smoothing: float, convention: str) -> Tensor:
-    """The target distribution q of label smoothing, (B, classes).
+def smoothed_targets(
+    labels: Tensor, num_classes: int, smoothing: float, convention: str, dtype: torch.dtype | None = None
+) -> Tensor:
+    """The target distribution q of label smoothing, (B, classes), in `dtype` or PyTorch's default.
 
     "uniform" spreads `smoothing` over all n classes (Szegedy et al., which the paper cites); "others" spreads it
     over the n-1 wrong ones (the released code), so that the true class keeps exactly 1 - smoothing.
@@ -20,7 +22,7 @@ def smoothed_targets(labels: Tensor, num_classes: int, smoothing: float, convent
     choose(convention, CONVENTIONS, "label smoothing convention")
     if not 0 <= smoothing < 1:
         raise SedonaError(f"label smoothing {smoothing}: allowed is 0 <= smoothing < 1")
-    one_hot = F.one_hot(labels, num_classes).to(torch.get_default_dtype())
+    one_hot = F.one_hot(labels, num_classes).to(dtype or torch.get_default_dtype())
     if convention == "uniform":
         return one_hot * (1 - smoothing) + smoothing / num_classes
     return one_hot * (1 - smoothing) + (1 - one_hot) * smoothing / (num_classes - 1)

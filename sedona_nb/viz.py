@@ -10,8 +10,9 @@ from sedona_nb.charts import (
     method_bars,
     search_history,
     training_curves,
+    unroll_costs,
 )
-from sedona_nb.comparisons import cost_bars, learned_sizes, searches_compared
+from sedona_nb.comparisons import cost_bars, cost_ratios, learned_sizes, search_costs, searches_compared
 from sedona_nb.diagrams import backward_graphs, decoupling_diagram, search_space
 from sedona_nb.drawing import Drawing, drawing, save
 
@@ -21,14 +22,17 @@ __all__ = [
     "backward_graphs",
     "configuration_counts",
     "cost_bars",
+    "cost_ratios",
     "decoupling_diagram",
     "depth_profile",
     "drawing",
     "learned_sizes",
     "method_bars",
     "save",
+    "search_costs",
     "search_history",
     "search_space",
     "searches_compared",
     "training_curves",
+    "unroll_costs",
 ]

@@ -421,6 +421,18 @@ def test_trajectory_says_when_the_disk_is_full() -> None:
     )
 
 
+def test_double_precision_needs_no_default() -> None:
+    """A float64 problem under PyTorch's default of float32: nothing on the way is rounded to float32."""
+    with float64():
+        draw = generator(8)
+        decisions = torch.randn(3, 2, generator=draw), torch.randn(3, 4, generator=draw)
+        net, batch = toy_relaxed("vgg").train(), toy_batch(draw, 16)
+        problem = Problem(net, toy_weights(net, draw), *decisions, [batch], batch, 0.05, InnerConfig(steps=1))
+        wanted = hypergradient(problem)
+    found = hypergradient(problem)
+    assert relative(found.alpha, wanted.alpha) < 1e-13
+
+
 def test_many_steps_agree_with_the_unroll() -> None:
     """More steps than the trajectory keeps in memory."""
     with float64():

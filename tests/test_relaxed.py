@@ -11,7 +11,7 @@ from toys import float64, relative, toy_batch, toy_relaxed, toy_weights
 from sedona_nb import pitfalls
 from sedona_nb.bilevel import InnerConfig, Problem, hypergradient
 from sedona_nb.errors import SedonaError
-from sedona_nb.heads import MixedHead
+from sedona_nb.heads import MixedHead, build_head
 from sedona_nb.layered import LayeredNetwork
 from sedona_nb.losses import cross_entropy
 from sedona_nb.relaxed import RelaxedNetwork, check_decisions, forward, local_losses, mixed_gradient, mixture_loss
@@ -131,6 +131,73 @@ def test_extreme_shares_are_backpropagation_and_local_learning():
         )
         for name, wanted in zip(trunk, plain, strict=True):
             torch.testing.assert_close(backprop[name], wanted, rtol=1e-10, atol=1e-14)
+
+
+def as_released(relaxed: RelaxedNetwork, batch, abar: Tensor, bbar: Tensor) -> dict[str, Tensor]:
+    """The released code in a few lines: one scalar, one backward pass, blocks divided by the shares below them."""
+    images, labels = batch
+    a, losses = images, []
+    for layer, mixed, row, shares in zip(relaxed.layers, relaxed.heads, abar, bbar, strict=False):
+        a = layer(a)
+        s = (1 / (row[0] + 1e-5)).detach()
+        scores = sum(share * head(a / s) for share, head in zip(shares, mixed.heads, strict=True))
+        losses.append(cross_entropy(s * scores, labels))
+    total = cross_entropy(relaxed.classifier(relaxed.layers[-1](a)), labels)
+    for loss, row in zip(reversed(losses), abar.flip(0), strict=True):
+        total = row[0] * loss + row[1] * total
+    names, values = zip(*relaxed.named_parameters(), strict=True)
+    found = dict(zip(names, torch.autograd.grad(total, values), strict=True))
+    for name in found:
+        block = relaxed.num_layers - 1 if name.startswith("classifier") else int(name.split(".")[1])
+        found[name] = found[name] / abar[:block, 1].prod()
+    return found
+
+
+@pytest.mark.parametrize("kind", ["vgg", "resnet"])
+@pytest.mark.parametrize(("spread", "seed"), DECISIONS)
+def test_released_head_scaling_is_the_released_codes_gradient(kind, spread, seed):
+    with float64():
+        relaxed = toy_relaxed(kind).train()
+        generator = torch.Generator().manual_seed(seed)
+        weights, batch = toy_weights(relaxed, generator), toy_batch(generator, 4)
+        alpha, beta = decisions(relaxed, spread, seed)
+        abar, bbar = alpha.softmax(1), beta.softmax(1)
+        outputs = forward(relaxed, weights.parameters, dict(weights.buffers), batch[0], abar, bbar, "released")
+        losses = local_losses(outputs, batch[1], cross_entropy)
+        found = mixed_gradient(
+            relaxed, weights.parameters, outputs.activations, losses, abar, head_scaling="released"
+        )
+        expected = as_released(relaxed, batch, abar, bbar)
+    assert set(found) == set(expected)
+    for name in found:
+        assert (found[name] - expected[name]).norm() <= 1e-10 * expected[name].norm() + 1e-13, name
+
+
+def test_what_the_released_trick_does_to_a_head():
+    """Without BatchNorm it cancels itself, with BatchNorm it multiplies the scores and attenuates nothing."""
+    share = 0.1
+    s = 1 / (share + 1e-5)
+    with float64():
+        generator = torch.Generator().manual_seed(3)
+        maps = torch.randn(64, 16, 8, 8, generator=generator).requires_grad_()
+        labels = torch.randint(10, (64,), generator=generator)
+        plain = nn.Sequential(
+            nn.Conv2d(16, 16, 3, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(576, 10, bias=False)
+        )
+        heads = {"plain": plain, "batch norm": build_head("aux1", 16, 8, 10, width=1 / 16, seed=0)}
+        ratios = {}
+        for name, head in heads.items():
+            sizes = []
+            for factor, scores in ((1, head(maps)), (share, s * head(maps / s))):
+                loss = factor * cross_entropy(scores, labels)
+                *weights, activations = torch.autograd.grad(loss, [*head.parameters(), maps])
+                sizes.append((scores, torch.cat([w.flatten() for w in weights]).norm(), activations.norm()))
+            ratios[name] = [(tricked.norm() / usual.norm()).item() for usual, tricked in zip(*sizes, strict=True)]
+    assert ratios["plain"] == pytest.approx([1, share, share], rel=1e-9)  # scores, weights, activations
+    of_scores, of_weights, of_activations = ratios["batch norm"]
+    assert of_scores == pytest.approx(s, rel=1e-2)
+    assert of_weights > 0.5
+    assert of_activations > 5 * share
 
 
 # -- pitfalls ---------------------------------------------------------------------------------------------

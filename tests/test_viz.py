@@ -17,6 +17,35 @@ METHODS = pd.DataFrame(
     {"method": ["backprop", "dgl"], "paper": [7.14, 8.3], "ours": [9.0, np.nan], "spread": [0.2, np.nan]}
 )
 CURVE = pd.DataFrame({"step": [0, 10, 20], "error": [90.0, 40.0, 31.25]})
+COSTS = pd.DataFrame(
+    [
+        (name, t, size * t**power, 0.3 * t)
+        for name, size, power in (("unrolled", 150, 1), ("adjoint", 110, 0.1))
+        for t in (1, 2, 5)
+    ],
+    columns=["backend", "steps", "megabytes", "seconds"],
+)
+SEARCHES = pd.DataFrame(
+    [
+        (variant, source, share * part, share * (100 - part))
+        for variant, share in (("sedona", 1), ("- extra inner steps", 0.4), ("- pretraining", 0.2))
+        for source, part in (
+            ("paper, GPU days", 3),
+            ("paper, days", 16),
+            ("ours, higher", 40),
+            ("ours, adjoint", 50),
+        )
+    ],
+    columns=["variant", "source", "pretraining", "outer"],
+)
+RATIOS = pd.DataFrame(
+    [
+        (network, quantity, factor, 0.7 * factor, 1.4 * factor)
+        for quantity, factors in (("paper, days", (1, 2, 3, 5)), ("ours, seconds", (1, 1.7, 3.4, 5.7)))
+        for network, factor in zip(paper.NETWORKS, factors, strict=True)
+    ],
+    columns=["network", "quantity", "ratio", "low", "high"],
+)
 
 DRAWINGS = {
     "backward_graphs": viz.backward_graphs,
@@ -49,6 +78,9 @@ DRAWINGS = {
     "method_bars of networks": lambda: viz.method_bars(
         pd.concat([METHODS.assign(network=name) for name in ("vgg19", "resnet50", "resnet101")])
     ),
+    "search_costs": lambda: viz.search_costs(SEARCHES, "paper: ResNet-101; ours: VGG-11 0.25x, batch 64"),
+    "cost_ratios": lambda: viz.cost_ratios(RATIOS, "VGG-19 0.25x, batch 8"),
+    "unroll_costs": lambda: viz.unroll_costs(COSTS, "VGG-11 0.25x, batch 32"),
     "configuration_counts": lambda: viz.configuration_counts(num_blocks=4),
 }
 
@@ -138,6 +170,10 @@ def test_search_space_counts_what_it_shows():
         lambda: viz.decoupling_diagram([]),
         lambda: viz.depth_profile({}),
         lambda: viz.training_curves({"a": pd.DataFrame({"step": [1]})}),
+        lambda: viz.search_costs(SEARCHES.drop(columns="outer")),
+        lambda: viz.search_costs(SEARCHES.assign(source=range(len(SEARCHES)))),
+        lambda: viz.cost_ratios(RATIOS.assign(ratio=0)),
+        lambda: viz.unroll_costs(COSTS.drop(columns="seconds")),
         lambda: viz.method_bars(METHODS.drop(columns="ours")),
         lambda: viz.alpha_bars(ALPHA.T),
         lambda: viz.alpha_bars({}),
