@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -47,6 +48,44 @@ def write_text(path: Path | str, content: str) -> Path:
 def save_tensors(path: Path | str, content: Any) -> Path:
     """`torch.save` tensors, numbers, strings and containers of them to `path` atomically; returns the path."""
     return _write(path, lambda stream: torch.save(content, stream))
+
+
+def save_checkpoint(path: Path | str, content: Any) -> Path:
+    """`save_tensors` for what a long run depends on; returns the path.
+
+    Raises:
+        SedonaError: the file cannot be written (no space, no permission): why, and that older files are whole.
+    """
+    path = Path(path)
+    try:
+        return save_tensors(path, content)
+    except (OSError, RuntimeError) as error:
+        reason = _system_error(error)
+        if reason is None:
+            raise
+        room = f"{shutil.disk_usage(existing_folder(path)).free / 1e6:,.0f} MB are free there"
+        raise SedonaError(
+            f"cannot write {path}: {reason.strerror or reason} ({room}); what was written before is whole: "
+            "make room or mend the folder, then run the same again"
+        ) from None
+
+
+def existing_folder(path: Path | str) -> Path:
+    """The nearest folder on the way to `path` that is there already."""
+    return next(folder for folder in Path(path).absolute().parents if folder.is_dir())
+
+
+def remove_parts(folder: Path | str, name: str) -> None:
+    """Remove what writers that were killed left of files called `name`, which may be a pattern."""
+    for part in Path(folder).glob(f".{name}.*.part"):
+        part.unlink(missing_ok=True)
+
+
+def _system_error(error: BaseException | None) -> OSError | None:
+    """The operating system's complaint behind `error`; `torch.save` may raise its own on top of it."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def load_tensors(path: Path | str, map_location: torch.device | str = "cpu") -> Any:

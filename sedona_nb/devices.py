@@ -11,6 +11,16 @@ import torch
 
 from sedona_nb.errors import SedonaError
 
+# Limit, use, and the line of memory.stat with cached files that give way; versions 2 and 1, as seen inside.
+CONTROL_GROUPS = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "inactive_file"),
+    (
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+        "total_inactive_file",
+    ),
+)
+
 
 def resolve(name: str | torch.device = "auto") -> torch.device:
     """The device called `name`.
@@ -67,12 +77,39 @@ def peak_memory(device: torch.device) -> int:
     return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux kilobytes
 
 
+def free_memory(device: torch.device) -> int:
+    """Memory in bytes that this process can still take on `device`; other processes may change it at any time.
+
+    CUDA: what the driver has left, and what PyTorch has reserved without using it. Else RAM that is to be had
+    without swapping, at most what the process's control group (a container, a batch job) is still allowed.
+    """
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
+    import psutil  # only long computations ask
+
+    return min([psutil.virtual_memory().available, *_control_group()])
+
+
 def synchronize(device: torch.device) -> None:
     """Wait until the device has done all it was given, so that a clock read next measures work and not queuing."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
+
+
+def _control_group() -> list[int]:
+    """What the limits of this process's control group leave, in bytes; none where there is no limit to be read."""
+    left = []
+    for limit, usage, reclaimable in CONTROL_GROUPS:
+        try:
+            allowed, used = (int(Path(name).read_text()) for name in (limit, usage))  # "max": no limit
+            kinds = dict(line.split() for line in Path(limit).with_name("memory.stat").read_text().splitlines())
+            left.append(max(allowed - used + int(kinds.get(reclaimable, 0)), 0))
+        except (OSError, ValueError):
+            continue
+    return left
 
 
 def _processor() -> str:

@@ -6,17 +6,19 @@ keeps its file until `commit`, so that the state saved at the last checkpoint ca
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
-from sedona_nb.atomic import load_tensors, save_tensors
+from sedona_nb.atomic import load_tensors, remove_parts, save_checkpoint
 from sedona_nb.bilevel import Weights
 from sedona_nb.errors import SedonaError, choose
 
 KEEPS = ("best", "last")
 EVICTIONS = ("oldest", "replace")
+REMEDY = "bring the file back from a copy, or start the search anew in an empty folder"
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,12 @@ class WeightMemory:
         return len(self.entries)
 
     def offer(self, weights: Weights, step: int, error: float) -> bool:
-        """A snapshot of the pretraining; returns whether it was kept."""
+        """A snapshot of the pretraining; returns whether it was kept.
+
+        Raises:
+            SedonaError: its file cannot be written; the memory is as it was.
+        """
+        leaving = None
         if len(self) == self.capacity:
             if self.keep == "last":
                 leaving = self.entries[0]
@@ -68,15 +75,14 @@ class WeightMemory:
                 leaving = max(self.entries, key=lambda entry: (entry.error, -entry.number))
                 if error >= leaving.error:
                     return False
-            self._drop(leaving)
-        self._insert(weights, step, error)
+        self._insert(weights, step, error, leaving)
         return True
 
     def sample(self, generator: torch.Generator) -> tuple[Entry, Weights]:
         """One set, each with the same probability; it stays in the memory.
 
         Raises:
-            SedonaError: the memory is empty, or the set's file is missing or damaged.
+            SedonaError: the memory is empty, or the set's file is missing or damaged (which, and what to do).
         """
         if not self.entries:
             raise SedonaError("the weight memory is empty: pretrain first, or store initial weights")
@@ -84,12 +90,17 @@ class WeightMemory:
         return entry, self._load(entry)
 
     def renew(self, sampled: Entry, weights: Weights, step: int) -> None:
-        """Store the weights that one more step made of `sampled` (last two lines of Algorithm 1's loop)."""
+        """Store the weights that one more step made of `sampled` (last two lines of Algorithm 1's loop).
+
+        Raises:
+            SedonaError: their file cannot be written; the memory is as it was.
+        """
+        leaving = None
         if self.eviction == "replace":
-            self._drop(sampled)
+            leaving = sampled
         elif len(self) >= self.capacity:
-            self._drop(min(self.entries, key=lambda entry: entry.number))
-        self._insert(weights, step, None)
+            leaving = min(self.entries, key=lambda entry: entry.number)
+        self._insert(weights, step, None, leaving)
 
     def state(self) -> dict:
         """What a checkpoint has to hold so that `restore` finds the same sets again."""
@@ -105,13 +116,19 @@ class WeightMemory:
         self.entries = [Entry(**entry) for entry in state["entries"]]
         for entry in self.entries:
             if self.folder is None or not self._file(entry).is_file():
-                raise SedonaError(f"weight set {entry.number} of the checkpoint is missing from {self.folder}")
+                raise SedonaError(
+                    f"weight set {entry.number} of the checkpoint is missing from {self.folder}; {REMEDY}"
+                )
         self.commit()
 
     def commit(self) -> None:
-        """Remove the files of sets that are no longer in the memory; call after the checkpoint is written."""
+        """Remove the files of sets that are no longer in the memory; call after the checkpoint is written.
+
+        What a writer that was killed left half-written goes as well.
+        """
         if self.folder is None:
             return
+        remove_parts(self.folder, "set-*.pt")
         present = {self._file(entry).name for entry in self.entries}
         for path in self.folder.glob("set-*.pt"):
             if path.name not in present:
@@ -120,20 +137,33 @@ class WeightMemory:
     def _file(self, entry: Entry) -> Path:
         return self.folder / f"set-{entry.number:08d}.pt"
 
-    def _insert(self, weights: Weights, step: int, error: float | None) -> None:
+    def _insert(self, weights: Weights, step: int, error: float | None, leaving: Entry | None) -> None:
         entry = Entry(self._next, step, error)
-        self._next += 1
         kept = Weights(*({name: value.detach().cpu().clone() for name, value in part.items()} for part in weights))
         if self.folder is None:
             self._in_ram[entry.number] = kept
         else:
-            save_tensors(self._file(entry), list(kept))
+            save_checkpoint(self._file(entry), list(kept))  # first: where this fails, nothing has changed
+        if leaving is not None:
+            self._drop(leaving)
+        self._next += 1
         self.entries.append(entry)
 
     def _load(self, entry: Entry) -> Weights:
         if self.folder is None:
             return self._in_ram[entry.number]
-        return Weights(*load_tensors(self._file(entry)))
+        path = self._file(entry)
+        try:
+            parts = load_tensors(path)
+            with zipfile.ZipFile(
+                path
+            ) as archive:  # torch.save writes check sums, torch.load does not look at them
+                if archive.testzip() is not None:
+                    raise SedonaError(f"{path} has been altered, its check sums are wrong")
+            return Weights(*parts)
+        except (SedonaError, TypeError) as error:  # TypeError: a whole file, but of something else
+            reason = error if isinstance(error, SedonaError) else f"{path} holds something else"
+            raise SedonaError(f"weight set {entry.number} is lost: {reason}; {REMEDY}") from None
 
     def _drop(self, entry: Entry) -> None:
         self.entries.remove(entry)

@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sedona_nb import adjoint, bilevel, data, progress
+from sedona_nb import adjoint, bilevel, budget, data, devices, progress
 from sedona_nb import relaxed as relax
-from sedona_nb.atomic import load_tensors, save_tensors
+from sedona_nb.atomic import load_tensors, remove_parts, save_checkpoint
 from sedona_nb.batches import BatchStream, DevicePictures, evaluation_batches
 from sedona_nb.bilevel import Hypergradient, Problem, Weights
 from sedona_nb.errors import SedonaError
@@ -156,7 +156,9 @@ class _Search:
         self.relaxed.train()
         try:
             if self.program is not None:
-                return adjoint.inner_step(self.program, weights, abar, bbar, batch, lr, self.config.inner, overwrite)
+                return adjoint.inner_step(
+                    self.program, weights, abar, bbar, batch, lr, self.config.inner, overwrite
+                )
             return bilevel.inner_step(self.relaxed, weights, abar, bbar, batch, lr, self.config.inner)
         except SedonaError as error:
             raise SedonaError(f"{where}: {error}") from None
@@ -199,7 +201,7 @@ class _Search:
         self.state.seconds += time.perf_counter() - self.clock
         self.clock = time.perf_counter()
         content = {"identity": self.identity, "memory": self.memory.state(), "state": self.state.to_saved()}
-        save_tensors(self.folder / "search.pt", content)
+        save_checkpoint(self.folder / "search.pt", content)
         self.memory.commit()
 
     def resume(self) -> None:
@@ -210,6 +212,7 @@ class _Search:
         saved = load_tensors(self.folder / "search.pt")
         if saved["identity"] != self.identity:
             raise SedonaError(f"{self.folder} holds a search with other settings; choose another folder")
+        remove_parts(self.folder, "search.pt")
         self.state = SearchState.from_saved(saved["state"])
         self.memory.restore(saved["memory"])
 
@@ -235,19 +238,19 @@ def run(
         folder: checkpoints and weight memory; None keeps all in RAM, and a killed search is lost.
 
     Raises:
-        SedonaError: contradictory settings, a folder of another search, or a loss that is not finite
+        SedonaError: contradictory settings, too little memory or room on disk (found out before the first step), a
+            folder of another search or one that cannot be read or written any more, or a loss that is not finite
             (which layer, which step).
     """
-    search = _Search(
-        pictures,
-        network,
-        config,
-        heads or HeadConfig(),
-        seed,
-        torch.device(device),
-        None if folder is None else Path(folder),
-    )
+    device, folder = torch.device(device), None if folder is None else Path(folder)
+    free = devices.free_memory(device)
+    search = _Search(pictures, network, config, heads or HeadConfig(), seed, device, folder)
     search.resume()
+    if search.state.searched < config.outer_steps or search.state.pretrained < config.pretrain_steps:
+        needed = budget.estimate(
+            pictures, network, config, heads, device, folder, time=False, program=search.program
+        )
+        needed.check(free)
     search.pretrain()
     search.search()
     return search.state.result(search.state.seconds + time.perf_counter() - search.clock)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -43,7 +45,7 @@ def test_describe_names_device_and_hardware(device: torch.device) -> None:
     text = devices.describe(device)
     assert text.startswith(f"{device.type} (")
     if device.type == "cpu":
-        assert f"{torch.get_num_threads()} threads, " in text
+        assert f"{torch.get_num_threads()} thread" in text
     else:
         assert torch.cuda.get_device_name(device) in text
     assert "\n" not in text
@@ -62,3 +64,25 @@ def test_peak_memory_sees_an_allocation(device: torch.device) -> None:
     assert before < after < before + 200e6
     del kept
     assert devices.peak_memory(device) >= after
+
+
+def test_free_memory_falls_by_what_is_taken(device: torch.device) -> None:
+    before = devices.free_memory(device)
+    kept = torch.ones(100_000_000, device=device)  # 400 MB, every page of them
+    devices.synchronize(device)
+    # Other processes come and go: half of it has to show.
+    assert 0 < devices.free_memory(device) < before - 200e6
+    del kept
+
+
+def test_free_memory_respects_a_containers_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [str(tmp_path / name) for name in ("memory.max", "memory.current")]
+    monkeypatch.setattr(devices, "CONTROL_GROUPS", ((*names, "inactive_file"),))
+    cpu = torch.device("cpu")
+    unlimited = devices.free_memory(cpu)
+    for limit, free in (("3000000", 3_000_000 - 1_000_000 + 400_000), ("500", 0), ("max", None)):
+        (tmp_path / "memory.max").write_text(limit + "\n")
+        (tmp_path / "memory.current").write_text("1000000\n")
+        (tmp_path / "memory.stat").write_text("anon 600000\ninactive_file 400000\n")
+        found = devices.free_memory(cpu)
+        assert found > unlimited / 2 if free is None else found == free
