@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import statistics
+import time
 from pathlib import Path
 
 import pytest
@@ -68,15 +68,16 @@ def test_peak_memory_sees_an_allocation(device: torch.device) -> None:
 
 
 def test_free_memory_falls_by_what_is_taken(device: torch.device) -> None:
-    differences = []
-    for _ in range(5):  # other processes come and go, so the median has to show at least half of it
-        before = devices.free_memory(device)
-        kept = torch.ones(100_000_000, device=device)  # 400 MB, every page of them
-        devices.synchronize(device)
-        differences.append(before - devices.free_memory(device))
-        del kept
-    assert devices.free_memory(device) > 0
-    assert 200e6 < statistics.median(differences) < 800e6
+    before = devices.free_memory(device)
+    kept = torch.ones(300_000_000, device=device)  # 1.2 GB, every page of them
+    devices.synchronize(device)
+    for _ in range(100):  # systems may bring their figures up to date with a delay
+        left = devices.free_memory(device)
+        if left < before - 600e6:  # other processes come and go: half of it has to show
+            break
+        time.sleep(0.1)
+    del kept
+    assert 0 < left < before - 600e6
 
 
 def test_free_memory_respects_a_containers_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
