@@ -12,7 +12,8 @@ What is counted follows what each backend keeps:
   the graph. Torch's saved-tensor hooks find 4.1 to 4.3 maps a unit, `_Layers.graph` has 4.1 to 4.2.
 
 Against the peak of whole searches in fresh processes (Linux, one thread; VGG-11, VGG-19, ResNet-18 and ResNet-50
-at 0.125x and 0.25x, B from 16 to 128, V from 32 to 1024, T from 1 to 5) this is off by at most 10 %.
+at 0.125x and 0.25x, B from 16 to 128, V from 32 to 1024, T from 1 to 10) this was off by at most 10 % with "adjoint"
+and 12 % with the others. On a GPU nothing of it has been measured.
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ LIBRARIES = 200_000_000
 # Chunks of a few pictures on a CPU: the heads' last maps and what is made of them, buffers of convolutions.
 CHUNKS = 30_000_000
 WHOLE_BATCHES = 6  # on a GPU a chunk is the batch: so many of the largest map at a time
-VECTORS = {"adjoint": 12, "functional": 9, "higher": 9}  # of all weights, besides w_0 .. w_{T-1}; see above
+# Vectors of all weights besides w_0 .. w_{T-1}: the network's own; parameters and momenta as they came from the
+# memory, in the backend's form, and after the step that renews them; momenta, gradients and cotangents on the way.
+VECTORS = {"adjoint": 12, "functional": 9, "higher": 9}
 FILE_OVERHEAD = 290  # bytes a tensor in a file beyond its numbers; measured: 282 to 293
 
 
