@@ -27,7 +27,7 @@ from sedona_nb.atomic import existing_folder
 from sedona_nb.bilevel import BACKENDS
 from sedona_nb.data import ImageData
 from sedona_nb.errors import SedonaError
-from sedona_nb.footprint import Memory, PictureSizes
+from sedona_nb.footprint import SIZES, Memory, PictureSizes
 from sedona_nb.heads import HeadConfig
 from sedona_nb.lean.program import Program
 from sedona_nb.networks import NetworkConfig
@@ -37,14 +37,6 @@ from sedona_nb.progress import duration
 from sedona_nb.search_config import SearchConfig
 
 SMALLEST_BATCH = 16  # BatchNorm needs some; nothing smaller is proposed
-# Of the named data sets, so that a search can be planned without the pictures.
-SIZES = {
-    "digits": PictureSizes(1_437, 10, 32, 1),
-    "cifar10": PictureSizes(50_000, 10, 32, 3),
-    "cifar10-jpeg": PictureSizes(50_000, 10, 32, 3),
-    "fashion-mnist": PictureSizes(60_000, 10, 32, 1),
-    "tiny-imagenet": PictureSizes(100_000, 200, 64, 3),
-}
 
 
 class _Change(NamedTuple):
@@ -213,9 +205,8 @@ def report(profile: Profile, device: torch.device | str = "cpu", time: bool = Fa
     ]
     program = footprint.read(sizes, network, profile.heads)
     for backend in BACKENDS:
-        config = replace(search, backend=backend)
-        # Any folder will do: it is not looked at.
-        found = estimate(sizes, network, config, profile.heads, device, Path(), time, program)
+        config, folder = replace(search, backend=backend), Path()  # any folder will do, it is not looked at
+        found = estimate(sizes, network, config, profile.heads, device, folder, time, program)
         seconds = duration(found.seconds.total) if found.seconds else "-"
         lines.append(f"{backend:<12}{_amount(found.memory.total):>12}{_amount(found.disk):>12}{seconds:>14}")
     return "\n".join(lines)

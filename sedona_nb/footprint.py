@@ -12,8 +12,8 @@ What is counted follows what each backend keeps:
   the graph. Torch's saved-tensor hooks find 4.1 to 4.3 maps a unit, `_Layers.graph` has 4.1 to 4.2.
 
 Against the peak of whole searches in fresh processes (Linux, one thread; VGG-11, VGG-19, ResNet-18 and ResNet-50
-at 0.125x and 0.25x, B from 16 to 128, V from 32 to 1024, T from 1 to 10) this was off by at most 10 % with "adjoint"
-and 12 % with the others. On a GPU nothing of it has been measured.
+at 0.125x and 0.25x, B from 16 to 128, V from 32 to 1024, T from 1 to 10) this was off by at most 10 % with backend
+"adjoint" and 12 % with the others. On a GPU nothing of it has been measured.
 """
 
 from __future__ import annotations
@@ -72,6 +72,16 @@ class PictureSizes:
     def held_out(self, config: SearchConfig) -> int:
         """Pictures that a search validates on."""
         return round(self.count * config.held_out)
+
+
+# Of the named data sets, so that a search can be planned without the pictures.
+SIZES = {
+    "digits": PictureSizes(1_437, 10, 32, 1),
+    "cifar10": PictureSizes(50_000, 10, 32, 3),
+    "cifar10-jpeg": PictureSizes(50_000, 10, 32, 3),
+    "fashion-mnist": PictureSizes(60_000, 10, 32, 1),
+    "tiny-imagenet": PictureSizes(100_000, 200, 64, 3),
+}
 
 
 @dataclass(frozen=True)

@@ -92,14 +92,17 @@ def test_memory_is_right_within_a_quarter() -> None:
 
 @linux
 @pytest.mark.slow
+def test_memory_of_a_graph_is_right_within_a_quarter() -> None:
+    sizes = (32, 64, 2, "functional")
+    assert memory(VGG, sizes) == pytest.approx(measured(VGG, sizes), rel=0.25)
+
+
+@linux
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "small", "large"),
-    [
-        (VGG, (64, 256, 2), (96, 1024, 2)),
-        (RESNET, (32, 128, 2), (64, 256, 2)),
-        (VGG, (16, 32, 2, "functional"), (32, 64, 2, "functional")),
-    ],
-    ids=["vgg", "resnet", "functional"],
+    [(VGG, (64, 256, 2), (96, 1024, 2)), (RESNET, (32, 128, 2), (64, 256, 2))],
+    ids=["vgg", "resnet"],
 )
 def test_memory_of_two_sizes_and_what_lies_between_them(network, small, large) -> None:
     """The difference of two sizes is the maps' alone: PyTorch's own share and the weights' cancel."""
@@ -115,9 +118,7 @@ def test_memory_of_two_sizes_and_what_lies_between_them(network, small, large) -
 )
 def test_time_is_right_within_a_factor(network, sizes) -> None:
     pictures, config = noise(), search_config(*sizes)
-    search.run(
-        pictures, network, replace(config, pretrain_steps=0, outer_steps=1)
-    )  # the first steps are no measure
+    search.run(pictures, NETWORK, replace(CONFIG, pretrain_steps=0, outer_steps=1))  # what loads at the first step
     for _ in range(2):  # two measurements against each other: another process may have disturbed one
         expected = budget.estimate(pictures, network, config).seconds.total
         took = search.run(pictures, network, config).seconds
