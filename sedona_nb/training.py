@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from sedona_nb import data, devices, evaluate, progress
-from sedona_nb.atomic import load_tensors, save_tensors
+from sedona_nb.atomic import load_tensors, save_checkpoint
 from sedona_nb.batches import BatchStream, DevicePictures, evaluation_batches
 from sedona_nb.blocks import LocalLoss
 from sedona_nb.errors import SedonaError
@@ -195,7 +195,7 @@ class _Run:
             return
         self.seconds = self._elapsed()
         self.clock = time.perf_counter()
-        save_tensors(
+        save_checkpoint(
             self.folder / "training.pt",
             {
                 "identity": self.identity,
