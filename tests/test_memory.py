@@ -48,7 +48,7 @@ def full_memory(folder: Path) -> WeightMemory:
 
 
 @pytest.fixture(scope="module")
-def undisturbed() -> SearchResult:
+def undisturbed(one_thread: None) -> SearchResult:
     return search.run(data.load("digits"), NETWORK, CONFIG, seed=3)
 
 
