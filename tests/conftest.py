@@ -33,7 +33,7 @@ def released_root() -> Path:
 
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
-    """One thread, as in a child process that asks for one: sums come out in the same order, so bits are the same."""
+    """One thread, as in a child process that asks for one: sums in the same order, so the same bits."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
