@@ -7,6 +7,8 @@ update: with one block this is plain backpropagation, operation for operation.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -57,6 +59,35 @@ class Block(nn.Module):
             return predsim_loss(scores, features, labels, config.similarity_share)
         return cross_entropy(scores, labels, config.smoothing, config.convention)
 
+    def local_step(
+        self,
+        x: Tensor,
+        labels: Tensor,
+        config: LocalLoss,
+        seed: int,
+        hand_on: Callable[[Tensor], None] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Forward pass, and backward pass of the own loss; gradients are added to `.grad`.
+
+        Args:
+            x: what the block below handed on; no gradient goes back through it.
+            labels: (B,).
+            config: of the loss.
+            seed: of the step, for dropout: its masks depend on this and on the block alone.
+            hand_on: gets the activations, detached, before the head and the backward pass begin.
+
+        Returns:
+            activations to hand on and the loss, both detached.
+        """
+        with seeded_dropout(self, mix(seed, "block", self.first)):
+            activations = self.layers(x.detach())
+            if hand_on is not None:
+                hand_on(activations.detach())
+            scores = self.head(activations)
+        loss = self.loss(activations, scores, labels, config)
+        loss.backward()
+        return activations.detach(), loss.detach()
+
 
 class BlockNetwork(nn.Module):
     """All blocks of a decoupled network, one behind the other."""
@@ -82,19 +113,29 @@ class BlockNetwork(nn.Module):
             scores.append(block_scores)
         return scores
 
-    def backward(self, images: Tensor, labels: Tensor, config: LocalLoss) -> Tensor:
-        """Forward pass of every block and backward pass of its own loss; gradients are added to `.grad`.
+    def backward(self, images: Tensor, labels: Tensor, config: LocalLoss, seed: int = 0) -> Tensor:
+        """`Block.local_step` of every block, from the first to the last.
 
         Returns:
             the K local losses, detached, (K,).
         """
         losses, x = [], images
         for block in self.blocks:
-            x, scores = block(x.detach())
-            loss = block.loss(x, scores, labels, config)
-            loss.backward()
-            losses.append(loss.detach())
+            x, loss = block.local_step(x, labels, config, seed)
+            losses.append(loss)
         return torch.stack(losses)
+
+
+@contextmanager
+def seeded_dropout(module: nn.Module, seed: int) -> Iterator[None]:
+    """Draw the masks of dropout inside from `seed`, if `module` drops anything; other random numbers go on."""
+    if not any(isinstance(part, nn.Dropout) and part.p > 0 for part in module.modules()):
+        yield
+        return
+    device = next(module.parameters()).device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 def decouple(

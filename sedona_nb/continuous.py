@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sedona_nb import relaxed as relax
-from sedona_nb.blocks import LocalLoss
+from sedona_nb.blocks import LocalLoss, seeded_dropout
 from sedona_nb.losses import cross_entropy
 from sedona_nb.relaxed import RelaxedNetwork
 
@@ -42,9 +42,10 @@ class ContinuousNetwork(nn.Module):
         """Scores (B, classes) of the mixed heads of layers 1 .. L-1 and of the classifier."""
         return self.relaxed(images, self.bbar).scores
 
-    def backward(self, images: Tensor, labels: Tensor, config: LocalLoss) -> Tensor:
+    def backward(self, images: Tensor, labels: Tensor, config: LocalLoss, seed: int = 0) -> Tensor:
         """The mixed gradient (Eqs. 4-6) is put into `.grad`; returns the L losses, detached, (L,)."""
-        outputs = self.relaxed(images, self.bbar)
+        with seeded_dropout(self, seed):
+            outputs = self.relaxed(images, self.bbar)
         losses = [cross_entropy(scores, labels, config.smoothing, config.convention) for scores in outputs.scores]
         parameters = dict(self.relaxed.named_parameters())
         gradient = relax.mixed_gradient(self.relaxed, parameters, outputs.activations, losses, self.abar)

@@ -29,6 +29,42 @@ class Errors:
     count: int
 
 
+class Tally:
+    """Counts errors, batch after batch.
+
+    Args:
+        ensembles: largest number of last heads to ensemble; None: all of them.
+    """
+
+    def __init__(self, ensembles: int | None = None):
+        self.ensembles = ensembles
+        self.count = 0
+        self.wrong: tuple[Tensor, Tensor, Tensor | None] | None = None  # heads, ensembles, top-5 of the last head
+
+    def add(self, scores: list[Tensor], labels: Tensor) -> None:
+        """Take in the scores (B, classes) of all heads, the classifier's last, and the labels (B,)."""
+        sizes = range(1, min(len(scores), self.ensembles or len(scores)) + 1)
+        heads = torch.stack([_wrong(part, labels) for part in scores])
+        ensembles = torch.stack([_wrong(ensemble_scores(scores, size), labels) for size in sizes])
+        top5 = (scores[-1].topk(5).indices != labels[:, None]).all(1).sum() if scores[-1].shape[1] > 5 else None
+        if self.wrong is not None:
+            heads, ensembles = heads + self.wrong[0], ensembles + self.wrong[1]
+            top5 = None if top5 is None else top5 + self.wrong[2]
+        self.wrong = heads, ensembles, top5
+        self.count += len(labels)
+
+    def result(self) -> Errors:
+        """Errors so far."""
+        heads, ensembles, top5 = self.wrong
+        return Errors(
+            top1=100 * heads[-1].item() / self.count,
+            top5=None if top5 is None else 100 * top5.item() / self.count,
+            heads=tuple(100 * wrong / self.count for wrong in heads.tolist()),
+            ensembles=tuple(100 * wrong / self.count for wrong in ensembles.tolist()),
+            count=self.count,
+        )
+
+
 @torch.no_grad()
 def errors(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], ensembles: int | None = None) -> Errors:
     """Evaluate `network` with running statistics; it is left in the mode in which it came.
@@ -40,26 +76,11 @@ def errors(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], ensembl
     """
     training = network.training
     network.eval()
-    wrong_heads = wrong_ensembles = wrong_top5 = None
-    count = 0
+    tally = Tally(ensembles)
     for images, labels in batches:
-        scores = network(images)
-        sizes = range(1, min(len(scores), ensembles or len(scores)) + 1)
-        of_heads = torch.stack([_wrong(part, labels) for part in scores])
-        of_ensembles = torch.stack([_wrong(ensemble_scores(scores, size), labels) for size in sizes])
-        of_top5 = (scores[-1].topk(5).indices != labels[:, None]).all(1).sum() if scores[-1].shape[1] > 5 else None
-        wrong_heads = of_heads if wrong_heads is None else wrong_heads + of_heads
-        wrong_ensembles = of_ensembles if wrong_ensembles is None else wrong_ensembles + of_ensembles
-        wrong_top5 = of_top5 if wrong_top5 is None else wrong_top5 + of_top5
-        count += len(labels)
+        tally.add(network(images), labels)
     network.train(training)
-    return Errors(
-        top1=100 * wrong_heads[-1].item() / count,
-        top5=None if wrong_top5 is None else 100 * wrong_top5.item() / count,
-        heads=tuple(100 * wrong / count for wrong in wrong_heads.tolist()),
-        ensembles=tuple(100 * wrong / count for wrong in wrong_ensembles.tolist()),
-        count=count,
-    )
+    return tally.result()
 
 
 def _wrong(scores: Tensor, labels: Tensor) -> Tensor:

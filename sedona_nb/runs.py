@@ -100,7 +100,7 @@ def find_or_search(
     found = store.load(spec)
     if found is not None:
         return found
-    _check_pictures(spec, pictures)
+    check_pictures(spec, pictures)
     device = torch.device(device)
     outcome = search.run(
         pictures, spec.network, spec.search, spec.heads, spec.seed, device, store.checkpoints(spec)
@@ -141,7 +141,7 @@ def find_or_train(
     found = store.load(spec)
     if found is not None:
         return found
-    _check_pictures(spec, pictures)
+    check_pictures(spec, pictures)
     device = torch.device(device)
     outcome = training.train(
         build(spec, pictures),
@@ -181,7 +181,8 @@ def build(spec: RunSpec, pictures: ImageData) -> torch.nn.Module:
     return ContinuousNetwork(relaxed, torch.tensor(spec.alpha), torch.tensor(spec.beta))
 
 
-def _check_pictures(spec: Spec, pictures: ImageData) -> None:
+def check_pictures(spec: Spec, pictures: ImageData) -> None:
+    """Refuse pictures that are not the spec's."""
     if (spec.data, spec.fingerprint) != (pictures.name, pictures.fingerprint):
         raise SedonaError(
             f"the spec is for {spec.data} ({spec.fingerprint}), the pictures are {pictures.name} "

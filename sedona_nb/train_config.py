@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 
 from sedona_nb.blocks import LocalLoss
@@ -68,3 +69,19 @@ class TrainOutcome:
     last: Checkpoint
     curve: list[tuple[int, tuple[float, ...], float]]
     seconds: float
+
+
+def outcome_from_json(text: str) -> TrainOutcome:
+    """Read what `json.dumps(asdict(outcome))` wrote."""
+    content = json.loads(text)
+    best, last = (
+        Checkpoint(part["step"], *(_errors(part[split]) for split in ("validation", "test")))
+        for part in (content["best"], content["last"])
+    )
+    curve = [(step, tuple(losses), error) for step, losses, error in content["curve"]]
+    return TrainOutcome(best, last, curve, content["seconds"])
+
+
+def _errors(content: dict) -> Errors:
+    lists = {name: tuple(content[name]) for name in ("heads", "ensembles")}
+    return Errors(**{**content, **lists})

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from sedona_nb import data, devices, evaluate, progress
 from sedona_nb.atomic import load_tensors, save_checkpoint
-from sedona_nb.batches import BatchStream, DevicePictures, evaluation_batches
 from sedona_nb.blocks import LocalLoss
 from sedona_nb.errors import SedonaError
+from sedona_nb.run_pictures import RunPictures
 from sedona_nb.seeds import mix
 from sedona_nb.train_config import Checkpoint, TrainConfig, TrainOutcome
 
@@ -36,8 +36,8 @@ class Trainable(Protocol):
     def groups(self) -> list[list[nn.Parameter]]:
         """Parameters, one group an optimiser."""
 
-    def backward(self, images: Tensor, labels: Tensor, config: LocalLoss) -> Tensor:
-        """Fill `.grad` and return the local losses."""
+    def backward(self, images: Tensor, labels: Tensor, config: LocalLoss, seed: int) -> Tensor:
+        """Fill `.grad` and return the local losses; `seed` is for dropout."""
 
 
 def make_optimizers(network: Trainable, config: TrainConfig) -> list[torch.optim.Optimizer]:
@@ -56,13 +56,14 @@ def train_step(
     batch: tuple[Tensor, Tensor],
     lr: float,
     loss: LocalLoss,
+    seed: int = 0,
 ) -> Tensor:
-    """One greedy step of every block; returns the local losses before it, detached."""
+    """One greedy step of every block; returns the local losses before it, detached. `seed` is for dropout."""
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
         for group in optimizer.param_groups:
             group["lr"] = lr
-    losses = network.backward(*batch, loss)
+    losses = network.backward(*batch, loss, seed)
     for optimizer in optimizers:
         optimizer.step()
     return losses
@@ -115,21 +116,8 @@ class _Run:
         self.network = network.to(device, memory_format=torch.channels_last)
         self.config, self.device, self.folder = config, device, folder
         self.optimizers = make_optimizers(network, config)
-        self.augmentation = pictures.augmentation
-        if config.padding is not None:
-            self.augmentation = self.augmentation.with_padding(config.padding)
-        self.pictures = pictures
-        self.train_pictures = DevicePictures.prepare(pictures.train_images, device)
-        self.held_out, kept = data.split(len(pictures.train_labels), config.held_out, seed)
-        self.stream = BatchStream(
-            self.train_pictures,
-            pictures.train_labels,
-            kept,
-            config.batch_size,
-            self.augmentation,
-            mix(seed, "training"),
-            device,
-        )
+        self.pictures = RunPictures(pictures, config, seed, device)
+        self.seed = seed
         self.identity = repr((pictures.fingerprint, config, seed))
         self.step = 0
         self.curve: list[tuple[int, tuple[float, ...], float]] = []
@@ -141,18 +129,19 @@ class _Run:
     def advance(self) -> None:
         """One step."""
         self.network.train()
-        batch = self.stream.batch(self.step)
-        losses = train_step(self.network, self.optimizers, batch, self.config.rate(self.step), self.config.loss)
+        batch, rate = self.pictures.batch(self.step), self.config.rate(self.step)
+        draw = dropout_seed(self.seed, self.step)
+        losses = train_step(self.network, self.optimizers, batch, rate, self.config.loss, draw)
         self.pending.append(losses)
         self.step += 1
 
     def evaluate(self) -> None:
         """Validation error, the best checkpoint so far, a checkpoint on disk."""
         losses = torch.stack(self.pending)  # (steps, blocks)
-        self._refuse_non_finite(losses)
+        refuse_non_finite(losses, self.network.names, self.step, self.config.lr)
         self.pending = []
         found = self.errors("validation", ensembles=1)
-        self.curve.append((self.step, tuple(losses.mean(0).tolist()), found.top1))
+        self.curve.append((self.step, tuple(mean_losses(losses)), found.top1))
         if self.best is None or found.top1 < self.best["error"]:
             state = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
             self.best = {"step": self.step, "error": found.top1, "state": state}
@@ -160,12 +149,7 @@ class _Run:
 
     def errors(self, split: str, ensembles: int | None = None) -> evaluate.Errors:
         """Errors on the "validation" or "test" pictures."""
-        if split == "validation":
-            source = (self.train_pictures, self.pictures.train_labels, self.held_out)
-        else:
-            source = (self.pictures.test_images, self.pictures.test_labels, None)
-        batches = evaluation_batches(*source, EVALUATION_BATCH, self.augmentation, self.device)
-        return evaluate.errors(self.network, batches, ensembles)
+        return evaluate.errors(self.network, self.pictures.evaluation(split, EVALUATION_BATCH), ensembles)
 
     def outcome(self) -> TrainOutcome:
         """Test the last and the best checkpoint; the network ends with its last weights."""
@@ -212,11 +196,33 @@ class _Run:
         devices.synchronize(self.device)
         return self.seconds + time.perf_counter() - self.clock
 
-    def _refuse_non_finite(self, losses: Tensor) -> None:
-        bad = (~torch.isfinite(losses)).nonzero()
-        if len(bad):
-            step, block = bad[0].tolist()
-            raise SedonaError(
-                f"the loss of {self.network.names[block]} is {losses[step, block].item():g} at step "
-                f"{self.step - len(losses) + step}; lower the learning rate (here {self.config.lr:g})"
-            )
+
+def dropout_seed(seed: int, step: int) -> int:
+    """What the masks of dropout depend on in a run's step, besides the block."""
+    return mix(seed, "dropout", step)
+
+
+def mean_losses(losses: Tensor) -> list[float]:
+    """(steps, blocks) -> the mean of each block; the same numbers if each block is averaged by itself."""
+    return [column.mean().item() for column in losses.t().contiguous()]
+
+
+def refuse_non_finite(losses: Tensor, names: list[str], step: int, rate: float) -> None:
+    """Check the last steps' losses.
+
+    Args:
+        losses: (steps, blocks).
+        names: of the blocks.
+        step: steps done.
+        rate: the run's learning rate.
+
+    Raises:
+        SedonaError: a loss that is not finite.
+    """
+    bad = (~torch.isfinite(losses)).nonzero()
+    if len(bad):
+        index, block = bad[0].tolist()
+        raise SedonaError(
+            f"the loss of {names[block]} is {losses[index, block].item():g} at step "
+            f"{step - len(losses) + index}; lower the learning rate (here {rate:g})"
+        )

@@ -1,0 +1,306 @@
+"""One process of the asynchronous trainer: a block that trains on whatever the block below sends.
+
+The first block makes the batches and, between them, gives the instructions: evaluate these pictures, write a
+checkpoint, take up the best weights, stop. Everything travels in one queue from block to block (`messages`), so
+each block acts on an instruction exactly after its own steps up to there, and nobody waits for anybody else.
+
+A block hands its activations on before its own backward pass, as the serial trainer computes them: the numbers are
+the same at any depth of the queues.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from sedona_nb import atomic, block_files, data, runs, training
+from sedona_nb.blocks import BlockNetwork
+from sedona_nb.errors import SedonaError
+from sedona_nb.evaluate import Tally
+from sedona_nb.messages import EVALUATE, MARK, TRAIN, Header, Receiver, Sender, Slot
+from sedona_nb.records import RunSpec, decode
+from sedona_nb.run_pictures import RunPictures
+from sedona_nb.train_config import Checkpoint, TrainOutcome
+
+EVALUATED, CHECKPOINT, LOAD_BEST, STOP = range(4)  # instructions
+Report = Callable[[int, dict[str, float]], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all processes of a run are told.
+
+    Attributes:
+        spec: the run.
+        data: name or path of the data set.
+        folder: for the blocks' checkpoints; on several machines a shared one, or each its own.
+        depth: slots of a queue.
+        device: type of the device, "cpu" or "cuda".
+        threads: of each process.
+        timeline: write what each process did when.
+    """
+
+    spec: RunSpec
+    data: str
+    folder: str
+    depth: int = 4
+    device: str = "cpu"
+    threads: int = 1
+    timeline: bool = False
+
+    def to_json(self) -> str:
+        """All fields as one JSON object."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Job:
+        """Read what `to_json` wrote."""
+        return decode(cls, json.loads(text))
+
+
+class BlockWorker:
+    """A block with its optimiser, its end of the queues, and where the run stands."""
+
+    def __init__(self, job: Job, rank: int, groups: list[dist.ProcessGroup], store: dist.Store, report: Report):
+        self.job, self.rank, self.store, self.report = job, rank, store, report
+        self.config, self.device = job.spec.train, torch.device(job.device)
+        pictures = data.load(job.data)
+        runs.check_pictures(job.spec, pictures)
+        network = runs.build(job.spec, pictures)
+        self.count, self.name = len(network.blocks), network.names[rank]
+        self.block = network.blocks[rank].to(self.device, memory_format=torch.channels_last)
+        (self.optimizer,) = training.make_optimizers(BlockNetwork([self.block]), self.config)
+        self.files = block_files.BlockFiles(Path(job.folder), rank)
+        self.pictures = RunPictures(pictures, self.config, job.spec.seed, self.device) if rank == 0 else None
+        self.slots = [
+            Slot(self.config.batch_size, shape, below + 1, pictures.num_classes)
+            for below, shape in enumerate(boundary_shapes(network, pictures))
+        ]
+        del network, pictures
+        self.incoming = self.outgoing = None
+        if rank > 0:
+            self.incoming = Receiver(groups[rank - 1], rank - 1, self.slots[rank - 1], self.device, job.depth)
+        if not self.is_last:
+            self.outgoing = Sender(groups[rank], rank + 1, self.slots[rank], self.device)
+        self.step, self.pending, self.means = 0, [], torch.zeros(1)
+        self.curve: list[tuple[int, tuple[float, ...], float]] = []  # of the last block, as `best` and `found`
+        self.best_step, self.best_error, self.undecided = 0, float("inf"), None
+        self.tally, self.found = Tally(), []
+        self.events: list[tuple[str, int, float, float]] = []
+        self.seconds, self.clock = 0.0, time.perf_counter()
+
+    @property
+    def is_last(self) -> bool:
+        """Whether this block holds the classifier."""
+        return self.rank == self.count - 1
+
+    # -- the queue -----------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Work until the run is over."""
+        if self.rank == 0:
+            for header, images, labels in self.instructions():
+                self.handle(header, images, labels, [], [])
+        else:
+            header = None
+            while header is None or (header.kind, header.detail) != (MARK, STOP):
+                began = time.perf_counter()
+                with self.incoming.receive() as message:
+                    self.note("wait", began)
+                    header = message.header
+                    below = list(message.scores) if header.kind == EVALUATE else []
+                    losses = message.losses.tolist() if header.kind == MARK else []
+                    self.handle(header, message.activations, message.labels, below, losses)
+        if self.outgoing is not None:
+            self.outgoing.flush()
+
+    def instructions(self) -> Iterator[tuple[Header, Tensor, Tensor]]:
+        """What the first block begins with, in order; called from the step where the run stands."""
+        nothing = torch.empty(0), torch.empty(0, dtype=torch.int64)
+        config = self.config
+        while self.step < config.steps:
+            images, labels = self.pictures.batch(self.step)
+            yield Header(TRAIN, self.step, len(labels)), images, labels
+            if self.step % config.evaluate_every == 0 or self.step == config.steps:
+                yield from self.evaluation("validation")
+                yield Header(MARK, self.step, 0, CHECKPOINT), *nothing
+        for mark in (LOAD_BEST, STOP):
+            for split in ("validation", "test"):
+                yield from self.evaluation(split)
+            yield Header(MARK, self.step, 0, mark), *nothing
+
+    def evaluation(self, split: str) -> Iterator[tuple[Header, Tensor, Tensor]]:
+        """All pictures of a split, and that these were all."""
+        for images, labels in self.pictures.evaluation(split, self.config.batch_size):
+            yield Header(EVALUATE, self.step, len(labels)), images, labels
+        yield Header(MARK, self.step, 0, EVALUATED), torch.empty(0), torch.empty(0, dtype=torch.int64)
+
+    def handle(self, header: Header, x: Tensor, labels: Tensor, scores: list[Tensor], losses: list[float]) -> None:
+        """One message: work on it, and hand it on."""
+        if header.kind == TRAIN:
+            self.train(header, x, labels)
+        elif header.kind == EVALUATE:
+            self.evaluate(header, x, labels, scores)
+        else:
+            instruction = (self.evaluated, self.checkpoint, self.load_best, self.stop)[header.detail]
+            losses = instruction(losses)
+            if self.outgoing is not None:
+                self.outgoing.send(header, losses=torch.tensor(losses))
+
+    def note(self, what: str, began: float) -> None:
+        """Add to the timeline."""
+        if self.job.timeline:
+            self.events.append((what, self.step, began, time.perf_counter()))
+
+    # -- messages ------------------------------------------------------------------------------------------------
+
+    def train(self, header: Header, x: Tensor, labels: Tensor) -> None:
+        """One greedy step."""
+        self.block.train()
+        began = time.perf_counter()
+
+        def hand_on(activations: Tensor) -> None:
+            self.note("forward", began)
+            if self.outgoing is not None:
+                sending = time.perf_counter()
+                self.outgoing.send(header, labels=labels, activations=activations)
+                self.note("send", sending)
+
+        self.optimizer.zero_grad(set_to_none=True)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.rate(header.step)
+        seed = training.dropout_seed(self.job.spec.seed, header.step)
+        _, loss = self.block.local_step(x, labels, self.config.loss, seed, hand_on)
+        self.optimizer.step()
+        self.note("backward", self.events[-1][3] if self.events else began)
+        self.pending.append(loss)
+        self.step = header.step + 1
+        if self.is_last:
+            self.report(self.step, {})
+
+    @torch.no_grad()
+    def evaluate(self, header: Header, x: Tensor, labels: Tensor, scores: list[Tensor]) -> None:
+        """Scores of this block's head with running statistics."""
+        self.block.eval()
+        began = time.perf_counter()
+        activations, own = self.block(x)
+        if self.outgoing is None:
+            self.tally.add([*scores, own], labels)
+        else:
+            parts = torch.stack([*scores, own])
+            self.outgoing.send(header, labels=labels, scores=parts, activations=activations)
+        self.note("evaluate", began)
+
+    def evaluated(self, losses: list[float]) -> list[float]:
+        """A split is through."""
+        if self.is_last:
+            self.found.append(self.tally.result())
+            self.tally = Tally()
+        return losses
+
+    def checkpoint(self, losses: list[float]) -> list[float]:
+        """Write where this block stands; the last block knows the validation error and whether it is the best."""
+        began = time.perf_counter()
+        steps = torch.stack(self.pending)[:, None]
+        training.refuse_non_finite(steps, [self.name], self.step, self.config.lr)
+        losses = [*losses, *training.mean_losses(steps)]
+        self.pending = []
+        self.decide()
+        if self.is_last:
+            (errors,) = self.found
+            self.found = []
+            self.curve.append((self.step, tuple(losses), errors.top1))
+            if errors.top1 < self.best_error:
+                self.best_step, self.best_error = self.step, errors.top1
+        self.save()
+        if self.is_last:
+            self.store.set(f"best/{self.step}", str(self.best_step))
+            self.report(self.step, {"loss": losses[-1], "validation_error": self.curve[-1][2]})
+        self.undecided = self.step
+        self.note("checkpoint", began)
+        return losses
+
+    def decide(self) -> None:
+        """Learn whether the weights of the last checkpoint were the best so far; older files go."""
+        if self.undecided is None:
+            return
+        best = int(self.store.get(f"best/{self.undecided}"))
+        self.files.settle(self.undecided, best)
+        self.undecided = None
+
+    def load_best(self, losses: list[float]) -> list[float]:
+        """Take up the best weights; the last ones are in the last checkpoint."""
+        self.decide()
+        self.block.load_state_dict(self.files.best(self.device))
+        return losses
+
+    def stop(self, losses: list[float]) -> list[float]:
+        """The end: the last block has found errors of the last and of the best weights."""
+        self.block.load_state_dict(self.files.load(self.step, self.device)["block"])
+        return losses
+
+    # -- files ---------------------------------------------------------------------------------------------------
+
+    def identity(self) -> str:
+        """What checkpoints must agree on."""
+        return repr(self.job.spec)
+
+    def save(self) -> None:
+        """Write this block's checkpoint."""
+        now = time.perf_counter()
+        self.seconds, self.clock = self.seconds + now - self.clock, now
+        state = {
+            "identity": self.identity(),
+            "block": self.block.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "curve": self.curve,
+            "best": [self.best_step, self.best_error],
+            "seconds": self.seconds,
+        }
+        self.files.save(self.step, state)
+
+    def resume(self, step: int) -> None:
+        """Take up the checkpoint of `step`, which every block has; 0: the beginning."""
+        if step == 0:
+            return
+        saved = self.files.load(step, self.device)
+        if saved["identity"] != self.identity():
+            raise SedonaError(f"{self.job.folder} holds a run with other settings; choose another folder")
+        self.block.load_state_dict(saved["block"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.curve, (self.best_step, self.best_error) = saved["curve"], saved["best"]
+        self.step, self.undecided, self.seconds = step, step, saved["seconds"]
+        if self.is_last:
+            self.store.set(f"best/{step}", str(self.best_step))
+
+    def outcome(self) -> TrainOutcome:
+        """What the last block knows in the end."""
+        last, best = self.found[:2], self.found[2:]
+        seconds = self.seconds + time.perf_counter() - self.clock
+        return TrainOutcome(Checkpoint(self.best_step, *best), Checkpoint(self.step, *last), self.curve, seconds)
+
+    def write_timeline(self) -> None:
+        """What this process did when, for `schedule`: rows (what, step, start, end), seconds."""
+        if self.job.timeline:
+            path = Path(self.job.folder) / f"timeline-{self.rank + 1}.json"
+            atomic.write_text(path, json.dumps(self.events) + "\n")
+
+
+def boundary_shapes(network: BlockNetwork, pictures: data.ImageData) -> list[tuple[int, int, int]]:
+    """(C, H, W) of what each block but the last hands on."""
+    shapes = []
+    with torch.no_grad():
+        x = torch.zeros(1, pictures.in_channels, pictures.image_size, pictures.image_size)
+        for block in network.blocks[:-1]:
+            layers = block.layers.training
+            x = block.layers.eval()(x)
+            block.layers.train(layers)
+            shapes.append(tuple(x.shape[1:]))
+    return shapes
