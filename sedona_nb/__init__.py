@@ -50,6 +50,7 @@ MODULES = (
     "evaluate",
     "messages",
     "block_files",
+    "jobs",
     "block_worker",
     "processes",
     "pipeline",

@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -24,45 +23,13 @@ from sedona_nb import atomic, block_files, data, runs, training
 from sedona_nb.blocks import BlockNetwork
 from sedona_nb.errors import SedonaError
 from sedona_nb.evaluate import Tally
+from sedona_nb.jobs import Job
 from sedona_nb.messages import EVALUATE, MARK, TRAIN, Header, Receiver, Sender, Slot
-from sedona_nb.records import RunSpec, decode
 from sedona_nb.run_pictures import RunPictures
 from sedona_nb.train_config import Checkpoint, TrainOutcome
 
 EVALUATED, CHECKPOINT, LOAD_BEST, STOP = range(4)  # instructions
 Report = Callable[[int, dict[str, float]], None]
-
-
-@dataclass(frozen=True)
-class Job:
-    """What all processes of a run are told.
-
-    Attributes:
-        spec: the run.
-        data: name or path of the data set.
-        folder: for the blocks' checkpoints; on several machines a shared one, or each its own.
-        depth: slots of a queue.
-        device: type of the device, "cpu" or "cuda".
-        threads: of each process.
-        timeline: write what each process did when.
-    """
-
-    spec: RunSpec
-    data: str
-    folder: str
-    depth: int = 4
-    device: str = "cpu"
-    threads: int = 1
-    timeline: bool = False
-
-    def to_json(self) -> str:
-        """All fields as one JSON object."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> Job:
-        """Read what `to_json` wrote."""
-        return decode(cls, json.loads(text))
 
 
 class BlockWorker:
@@ -80,8 +47,8 @@ class BlockWorker:
         self.files = block_files.BlockFiles(Path(job.folder), rank)
         self.pictures = RunPictures(pictures, self.config, job.spec.seed, self.device) if rank == 0 else None
         self.slots = [
-            Slot(self.config.batch_size, shape, below + 1, pictures.num_classes)
-            for below, shape in enumerate(boundary_shapes(network, pictures))
+            Slot(self.config.batch_size, block.out_shape, below + 1, pictures.num_classes)
+            for below, block in enumerate(network.blocks[:-1])
         ]
         del network, pictures
         self.incoming = self.outgoing = None
@@ -89,7 +56,7 @@ class BlockWorker:
             self.incoming = Receiver(groups[rank - 1], rank - 1, self.slots[rank - 1], self.device, job.depth)
         if not self.is_last:
             self.outgoing = Sender(groups[rank], rank + 1, self.slots[rank], self.device)
-        self.step, self.pending, self.means = 0, [], torch.zeros(1)
+        self.step, self.pending = 0, []
         self.curve: list[tuple[int, tuple[float, ...], float]] = []  # of the last block, as `best` and `found`
         self.best_step, self.best_error, self.undecided = 0, float("inf"), None
         self.tally, self.found = Tally(), []
@@ -291,16 +258,3 @@ class BlockWorker:
         if self.job.timeline:
             path = Path(self.job.folder) / f"timeline-{self.rank + 1}.json"
             atomic.write_text(path, json.dumps(self.events) + "\n")
-
-
-def boundary_shapes(network: BlockNetwork, pictures: data.ImageData) -> list[tuple[int, int, int]]:
-    """(C, H, W) of what each block but the last hands on."""
-    shapes = []
-    with torch.no_grad():
-        x = torch.zeros(1, pictures.in_channels, pictures.image_size, pictures.image_size)
-        for block in network.blocks[:-1]:
-            layers = block.layers.training
-            x = block.layers.eval()(x)
-            block.layers.train(layers)
-            shapes.append(tuple(x.shape[1:]))
-    return shapes

@@ -39,13 +39,21 @@ class Block(nn.Module):
         layers: Sequential of the block's layers, the network's own.
         head: (B, C, H, W) -> (B, classes).
         first, last: 1-based numbers of the block's layers.
+        out_shape: (C', H', W') of what it hands on; None for the last block, which hands on nothing.
     """
 
-    def __init__(self, layers: list[nn.Module], head: nn.Module, first: int, last: int):
+    def __init__(
+        self,
+        layers: list[nn.Module],
+        head: nn.Module,
+        first: int,
+        last: int,
+        out_shape: tuple[int, int, int] | None = None,
+    ):
         super().__init__()
         self.layers = nn.Sequential(*layers)
         self.head = head
-        self.first, self.last = first, last
+        self.first, self.last, self.out_shape = first, last, out_shape
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B, C, H, W) -> activations to hand on (B, C', H', W'), and scores (B, classes)."""
@@ -165,13 +173,15 @@ def decouple(
         )
     blocks = []
     for (first, last), name in zip(decoupling.blocks, (*decoupling.heads, None), strict=True):
+        out_shape = None
         if name is None:
             head: nn.Module = network.classifier
         else:
             channels, size, _ = network.cut_shapes[last - 1]
+            out_shape = channels, size, size
             head_seed = None if seed is None else mix(seed, "heads", last)
             head = build_head(name, channels, size, num_classes, width, heads, seed=head_seed)
-        blocks.append(Block(list(network.layers[first - 1 : last]), head, first, last))
+        blocks.append(Block(list(network.layers[first - 1 : last]), head, first, last, out_shape))
     return BlockNetwork(blocks)
 
 

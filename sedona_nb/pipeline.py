@@ -6,7 +6,8 @@
 
 The second form also runs on several machines (torchrun's --nnodes and --rdzv-endpoint); `spec.json` is what
 `save_spec` writes. Both continue from the last checkpoint that every block has, and give what `training.train`
-gives: on a CPU the same numbers, bit for bit.
+gives: on a CPU the same weights and losses, bit for bit. (Pictures are evaluated in batches of another size, which
+may move the last bits of a score.)
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ import torch.distributed as dist
 
 from sedona_nb import atomic, processes, progress
 from sedona_nb.block_files import BlockFiles
-from sedona_nb.block_worker import BlockWorker, Job
+from sedona_nb.block_worker import BlockWorker
 from sedona_nb.errors import SedonaError
+from sedona_nb.jobs import Job
 from sedona_nb.records import RunSpec, decode
 from sedona_nb.train_config import TrainOutcome, outcome_from_json
 

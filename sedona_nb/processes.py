@@ -141,5 +141,5 @@ def end_with_parent() -> None:
 
 def is_lost_neighbour(error: BaseException) -> bool:
     """Whether a communication failed because the other side is gone."""
-    words = ("connection", "gloo", "nccl", "store", "timed out", "broken pipe")
+    words = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe")
     return isinstance(error, dist.DistError) or any(word in str(error).lower() for word in words)

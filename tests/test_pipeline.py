@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from sedona_nb import data, pipeline, runs, training
-from sedona_nb.blocks import LocalLoss
+from sedona_nb.blocks import BlockNetwork, LocalLoss
 from sedona_nb.decoupling import Decoupling
 from sedona_nb.errors import SedonaError
 from sedona_nb.messages import Slot
@@ -40,11 +40,11 @@ def spec_of(blocks: int, **changes) -> RunSpec:
     )
 
 
-def serial(spec: RunSpec, monkeypatch) -> training.TrainOutcome:
-    """What the serial trainer gives; evaluated in batches of the same size."""
-    monkeypatch.setattr(training, "EVALUATION_BATCH", spec.train.batch_size)
+def serial(spec: RunSpec) -> tuple[training.TrainOutcome, BlockNetwork]:
+    """What the serial trainer gives, and the trained network."""
     pictures = data.load("digits")
-    return training.train(runs.build(spec, pictures), pictures, spec.train, spec.seed)
+    network = runs.build(spec, pictures)
+    return training.train(network, pictures, spec.train, spec.seed), network
 
 
 def same(one: training.TrainOutcome, other: training.TrainOutcome) -> bool:
@@ -62,15 +62,12 @@ def workers(folder: Path) -> list[psutil.Process]:
 
 @pytest.mark.parametrize("depth", [1, 2, 4])
 @pytest.mark.parametrize("blocks", [2, 3, 4])
-def test_same_numbers_as_the_serial_trainer(blocks, depth, tmp_path, monkeypatch, one_thread):
+def test_same_numbers_as_the_serial_trainer(blocks, depth, tmp_path, one_thread):
     spec = spec_of(blocks)
-    wanted = serial(spec, monkeypatch)
+    wanted, network = serial(spec)
     found = pipeline.train(spec, "digits", tmp_path, depth, threads=1)
     assert same(found, wanted)
     # The weights, too: those of the last checkpoint, block by block.
-    pictures = data.load("digits")
-    network = runs.build(spec, pictures)
-    training.train(network, pictures, spec.train, spec.seed)
     for number, block in enumerate(network.blocks, 1):
         saved = torch.load(tmp_path / f"block-{number}" / "step-13.pt", weights_only=True)
         assert saved["block"].keys() == block.state_dict().keys()
@@ -100,9 +97,9 @@ def kill_one(folder: Path, blocks: int, delay: float, killed: list[int]) -> None
 
 
 @pytest.mark.parametrize("attempt", range(2))
-def test_killed_worker_ends_the_run_which_resumes_to_the_same_numbers(attempt, tmp_path, monkeypatch, one_thread):
+def test_killed_worker_ends_the_run_which_resumes_to_the_same_numbers(attempt, tmp_path, one_thread):
     spec = spec_of(3, steps=120, evaluate_every=6)
-    wanted = serial(spec, monkeypatch)
+    wanted, _ = serial(spec)
     killed: list[int] = []
     thread = threading.Thread(target=kill_one, args=(tmp_path, 3, random.random() * 0.5, killed))
     thread.start()
@@ -246,7 +243,7 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-def test_two_groups_of_processes_under_torchrun(tmp_path, monkeypatch, one_thread):
+def test_two_groups_of_processes_under_torchrun(tmp_path, one_thread):
     """Two machines, as far as torchrun can tell, each with a folder of its own."""
     spec = spec_of(2)
     path = pipeline.save_spec(spec, tmp_path / "spec.json")
@@ -255,7 +252,7 @@ def test_two_groups_of_processes_under_torchrun(tmp_path, monkeypatch, one_threa
     texts = [child.communicate(timeout=120)[0] for child in nodes]
     assert [child.returncode for child in nodes] == [0, 0], "\n".join(texts)
     found = json.loads((tmp_path / "machine-1" / "outcome.json").read_text())
-    wanted = serial(spec, monkeypatch)
+    wanted, _ = serial(spec)
     assert found["last"]["test"]["top1"] == wanted.last.test.top1
     assert [row[2] for row in found["curve"]] == [row[2] for row in wanted.curve]
 
