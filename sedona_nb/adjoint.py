@@ -110,27 +110,38 @@ def inner_step(
 ) -> tuple[Weights, Tensor]:
     """One step of Eqs. 5-6; as `bilevel.inner_step`, of which it is the fast twin.
 
-    With `overwrite` the new weights take the place of the given ones where those are already one vector (a chain
-    of steps, nobody else reading): no fresh memory is needed.
+    With `overwrite` the new weights take the place of the given ones where those are already views of one vector
+    (a chain of steps, nobody else reading): no fresh memory is needed.
 
     Returns:
-        the new weights, whose tensors are views of one vector, and the L losses before the step, (L,). Running
-        statistics are written into `weights.buffers`.
+        the new weights, whose tensors are views of one vector (the given object where that was overwritten), and
+        the L losses before the step, (L,). Running statistics are written into `weights.buffers`.
 
     Raises:
         SedonaError: a loss that is not finite (which layer).
     """
     layout = program.layout
-    w, u = layout.pack(weights.parameters), layout.pack(weights.momenta)
+    w, u = (layout.pack(part, copy=not overwrite) for part in (weights.parameters, weights.momenta))
     images, labels = batch
     targets = smoothed(labels, program, inner, w)
     field = program.mixed_gradient(w, images, targets, abar, bbar, head_scales(abar, inner))
     check_losses(field.losses, lr)
     layout.update_statistics(weights.buffers, field.statistics)
-    gradient = field.gradient.add_(w, alpha=inner.weight_decay)
-    u = (u if overwrite else u.clone()).mul_(inner.momentum).add_(gradient)
-    w = (w if overwrite else w.clone()).sub_(u, alpha=lr)
-    program.recycle(gradient)
+    torch._fused_sgd_(
+        [w],
+        [field.gradient],
+        [u],
+        weight_decay=inner.weight_decay,
+        momentum=inner.momentum,
+        lr=lr,
+        dampening=0.0,
+        nesterov=False,
+        maximize=False,
+        is_first_step=False,
+    )
+    program.recycle(field.gradient)
+    if overwrite and layout.packed(weights.parameters) and layout.packed(weights.momenta):
+        return weights, field.losses
     return Weights(layout.unpack(w), layout.unpack(u), weights.buffers), field.losses
 
 
@@ -147,22 +158,17 @@ def smoothed(labels: Tensor, program: Program, inner: InnerConfig, like: Tensor)
 def _mixture(program: Program, w: Tensor, batch: Batch, shares: tuple) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The mixture of all losses at w: its value and its gradients with respect to w, abar and bbar.
 
-    The mixed gradient of a block is that of the mixture divided by the block's product of shares (Section 3.2).
+    The coefficient of a loss is its layer's share times the product of those that lead there (Section 3.2).
     """
-    abar = shares[0]
-    field = program.mixed_gradient(w, *batch, *shares)
-    with torch.enable_grad():
-        leaf, losses = abar.detach().requires_grad_(), field.losses.detach().requires_grad_()
-        value = relax.mixture_loss(list(losses), leaf)
-        to_abar, coefficients = torch.autograd.grad(value, [leaf, losses])
+    abar, bbar, scales = shares
     reach = torch.cat([abar.new_ones(1), abar[:, 1].cumprod(0)])  # prod_{j<l} abar_2,j, (L,)
-    gradient = field.gradient
-    for index, layer in enumerate(program.layers):
-        own, heads = layer.ranges
-        gradient[own] *= reach[index]
-        gradient[heads] *= coefficients[index] if shares[2] is None else reach[index]
-    gradient[program.classifier_range] *= reach[-1]
-    return value.detach(), gradient, to_abar, coefficients[:-1, None] * field.to_bbar
+    coefficients = reach * torch.cat([abar[:, 0], abar.new_ones(1)])
+    field = program.mixture_gradient(w, *batch, coefficients, bbar, scales)
+    with torch.enable_grad():
+        leaf = abar.detach().requires_grad_()
+        value = relax.mixture_loss(list(field.losses), leaf)
+        (to_abar,) = torch.autograd.grad(value, [leaf])
+    return value.detach(), field.gradient, to_abar, field.to_bbar
 
 
 def _through_softmax(shares: Tensor, g: Tensor) -> Tensor:

@@ -30,7 +30,8 @@ from sedona_nb import rehearsal
 from sedona_nb import relaxed as relax
 from sedona_nb.data import ImageData
 from sedona_nb.heads import HeadConfig
-from sedona_nb.lean.nodes import Junction, MaxPool, Unit
+from sedona_nb.lean.junctions import Junction, MaxPool
+from sedona_nb.lean.nodes import Unit
 from sedona_nb.lean.program import Program
 from sedona_nb.lean.trajectory import IN_MEMORY
 from sedona_nb.networks import NetworkConfig
@@ -208,16 +209,18 @@ class _Layers:
 
     @classmethod
     def of(cls, program: Program) -> _Layers:
-        below = [prod(node.shape) for layer in program.layers for node in _units(layer.nodes)]
-        groups = [layer.heads for layer in program.layers[:-1]]
+        below = [prod(node.shape) for layer in program.parts.layers for node in _units(layer.nodes)]
+        groups = [layer.heads for layer in program.parts.layers if layer.heads is not None]
         above = [prod(node.shape) for group in groups for node in _units(group.nodes)]
         above += [tail.extent for group in groups for tail in group.tails]
-        nodes = [node for layer in program.layers for node in (*layer.nodes, layer.output)] + program.last_nodes
+        nodes = [
+            node for layer in program.parts.layers for node in (*layer.nodes, layer.output)
+        ] + program.parts.last_nodes
         pools = [node.source for node in nodes if isinstance(node.source, MaxPool)]
         return cls(
             below=sum(below),
             units=sum(below) + sum(above),
-            outputs=sum(prod(layer.output.shape) for layer in program.layers[:-1]),
+            outputs=sum(prod(layer.output.shape) for layer in program.parts.layers[:-1]),
             pooled=sum(prod(pool.shape) for pool in pools),
             largest_below=max(below),
             largest=max(below + above),

@@ -14,7 +14,9 @@ from bisect import bisect_left, insort
 from collections.abc import Iterable, Sequence
 from math import prod
 
-from sedona_nb.lean.nodes import Images, Junction, Residual, Source, Unit
+from sedona_nb.lean.gates import Stack
+from sedona_nb.lean.junctions import Junction, Residual
+from sedona_nb.lean.nodes import Images, Source, Unit
 from sedona_nb.lean.program import Program
 from sedona_nb.search_config import SearchConfig
 
@@ -35,7 +37,7 @@ def largest(program: Program, config: SearchConfig, outer: int) -> int:
     most = sum(passes.free)
     steps = config.inner.steps - (config.objective == "released")
     for _ in range(min(config.outer_steps, ROUNDS)):
-        gates = [gate for layer in program.layers[:-1] for gate in (layer.heads.gate, layer.onward) if steps]
+        gates = [gate for layer in program.parts.layers[:-1] for gate in layer.gates if steps]
         cotangents = [passes.take(size * prod(gate.shape)) for gate in gates]
         for _ in range(min(steps, ROUNDS)):
             passes.run(1, size)
@@ -74,7 +76,7 @@ class _Passes:
         """One pass; arguments as in `lean.nodes.Run`."""
         scale = k * count
         below: list[Unit | Junction] = []
-        for layer in self.program.layers:
+        for layer in self.program.parts.layers:
             nodes = [*layer.nodes, layer.output]
             self._forward(nodes, scale, store)
             below += nodes
@@ -83,10 +85,10 @@ class _Passes:
                 if backward:
                     self._reach([source for tail in layer.heads.tails for source in tail.sources], scale)
                 self._backward(layer.heads.nodes, scale, backward)
-        self._forward(self.program.last_nodes, scale, store)
+        self._forward(self.program.parts.last_nodes, scale, store)
         if backward:
-            self._reach([self.program.classifier.source], scale)
-        self._backward([*below, *self.program.last_nodes], scale, backward)
+            self._reach([self.program.parts.classifier.source], scale)
+        self._backward([*below, *self.program.parts.last_nodes], scale, backward)
 
     def _forward(self, nodes: Iterable[Unit | Junction], scale: int, store: bool) -> None:
         for node in nodes:
@@ -106,6 +108,8 @@ class _Passes:
         for source in sources:
             if isinstance(source, Residual):
                 self._reach([source.body, source.shortcut], scale)
+            elif isinstance(source, Stack):
+                self._reach(source.sources, scale)
             elif isinstance(source, Unit | Junction):
                 if id(source) not in self.reached:
                     self.reached.add(id(source))

@@ -20,7 +20,10 @@ from sedona_nb.batches import BatchStream
 from sedona_nb.bilevel import InnerConfig, Problem, hypergradient
 from sedona_nb.errors import SedonaError
 from sedona_nb.heads import HeadConfig
-from sedona_nb.lean import convolutions, program, tails, trajectory
+from sedona_nb.lean import assembly, convolutions, program, tails, trajectory
+from sedona_nb.lean.gates import Channels, Stack
+from sedona_nb.lean.junctions import Junction, Selection
+from sedona_nb.lean.nodes import Run
 from sedona_nb.lean.normalization import Moments, Normalization, Pullback, row_length
 from sedona_nb.lean.program import Program
 from sedona_nb.losses import smoothed_targets
@@ -55,10 +58,9 @@ class TestConvolutions:
             w = torch.randn(w_shape, generator=draw, requires_grad=True)
             kernel = w.reshape(-1, *w_shape[-1:], 1, 1) if case.startswith("pointwise") else w
             stride = getattr(bilinear, "stride", 1)
-            bias = torch.randn(kernel.shape[0], generator=draw)
             padding = kernel.shape[-1] // 2
-            wanted = F.conv2d(x.permute(0, 3, 1, 2), kernel, bias, stride, padding, 1, groups).permute(0, 2, 3, 1)
-            found = bilinear.apply(x.detach(), w.detach(), bias)
+            wanted = F.conv2d(x.permute(0, 3, 1, 2), kernel, None, stride, padding, 1, groups).permute(0, 2, 3, 1)
+            found = bilinear.apply(x.detach(), w.detach())
             assert found.is_contiguous()
             torch.testing.assert_close(found, wanted.detach(), rtol=1e-12, atol=1e-12)
             g = torch.randn(wanted.shape, generator=draw)
@@ -166,7 +168,7 @@ def test_statistics_keep_their_digits_far_from_zero() -> None:
         vector, images, torch.full((16, CLASSES), 0.2), torch.full((1, 2), 0.5), torch.full((1, 4), 0.25)
     )
     wanted = images[:, 0].double().var()
-    found = lean.layers[0].nodes[0].statistics.of(field.statistics[1])
+    found = lean.parts.layers[0].nodes[0].statistics.of(lean.layout.split_statistics(field.statistics[1]))
     assert relative(found.double(), wanted.expand(4)) < 1e-3
 
 
@@ -184,6 +186,7 @@ def odd_networks() -> dict[str, RelaxedNetwork]:
         "stem with pooling": relax(stem, CLASSES, 1 / 64, seed=3),
         "basic blocks": relax(basic, CLASSES, 1 / 64, seed=3),
         "two heads, deep one first": relax(toy_network("vgg"), CLASSES, 1 / 64, ("aux4", "aux1"), seed=3),
+        "two heads alike": relax(toy_network("vgg"), CLASSES, 1 / 64, ("aux3", "aux1", "aux3"), seed=3),
         "one head": relax(toy_network("resnet"), CLASSES, 1 / 64, ("aux2",), seed=3),
         "guarded strides": relax(
             toy_network("vgg"), CLASSES, 1 / 64, config=HeadConfig(strides="guarded"), seed=3
@@ -227,6 +230,11 @@ class Setting:
         )
         vector = torch.cat([field[name].reshape(-1) for name in self.program.layout.names])
         return torch.stack(losses), vector, buffers
+
+    def apart(self, monkeypatch: pytest.MonkeyPatch) -> Program:
+        """The same network with a group of heads for every layer."""
+        monkeypatch.setattr(assembly, "TOGETHER", 0)
+        return Program(self.relaxed, tuple(self.images.shape[1:]))
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -299,6 +307,145 @@ class TestPasses:
                 assert relative(one, other) < 1e-10
 
 
+def by_name(lean: Program, vector: Tensor) -> Tensor:
+    """The same order for programs that lay weights out differently."""
+    views = lean.layout.unpack(vector)
+    return torch.cat([views[name].reshape(-1) for name in sorted(views)])
+
+
+class TestLayersTogether:
+    """Heads of several layers in one group: against one group a layer, and against PyTorch's derivatives."""
+
+    NAMES = ("vgg", "resnet", "two heads, deep one first", "two heads alike", "one head")
+
+    @pytest.fixture(autouse=True)
+    def _double(self):
+        with float64():
+            yield
+
+    def test_which_layers_go_together(self, monkeypatch) -> None:
+        setting = Setting("vgg")
+        shapes = [layer.output.shape for layer in setting.program.parts.layers]
+        assert shapes == [(4, 4, 8), (4, 4, 8), (2, 2, 12), (2, 2, 12)]
+        counts = [layer.heads and len(layer.heads.gates) for layer in setting.program.parts.layers]
+        assert counts == [None, 2, 1, None]
+        counts = [layer.heads and len(layer.heads.gates) for layer in setting.apart(monkeypatch).parts.layers]
+        assert counts == [1, 1, 1, None]
+
+    @pytest.mark.parametrize("scaling", relaxation.HEAD_SCALINGS)
+    @pytest.mark.parametrize("name", NAMES)
+    def test_every_pass_is_as_if_apart(self, name: str, scaling: str, monkeypatch) -> None:
+        setting = Setting(name)
+        apart = setting.apart(monkeypatch)
+        assert sum(layer.heads is not None for layer in apart.parts.layers) > sum(
+            layer.heads is not None for layer in setting.program.parts.layers
+        )
+        scales = adjoint.head_scales(setting.abar, InnerConfig(head_scaling=scaling))
+        direction = torch.randn(setting.vector.shape, generator=generator(9))
+        coefficients = torch.rand(setting.relaxed.num_layers, generator=generator(10))
+        found = []
+        for lean in (setting.program, apart):
+            w, p = (lean.layout.pack(setting.program.layout.unpack(v)) for v in (setting.vector, direction))
+            batch = setting.images, setting.targets
+            shares = setting.abar, setting.bbar, scales
+            field = lean.mixed_gradient(w, *batch, *shares, keep_cotangents=True)
+            short = lean.shares_only(w, p, *batch, *shares, lean.take_cotangents())
+            dual = lean.directional(w, p, *batch, *shares)
+            mixture = lean.mixture_gradient(w, *batch, coefficients, setting.bbar, scales)
+            values = [field.losses, by_name(lean, field.gradient), field.to_bbar]
+            values += [by_name(lean, dual.to_weights), dual.to_abar, dual.to_bbar, short.to_abar, short.to_bbar]
+            values += [mixture.losses, by_name(lean, mixture.gradient), mixture.to_bbar]
+            found.append(values)
+        for one, other in zip(*found, strict=True):
+            assert relative(one, other) < 1e-10
+
+    @pytest.mark.parametrize("scaling", relaxation.HEAD_SCALINGS)
+    @pytest.mark.parametrize("name", NAMES)
+    def test_gradient_of_a_mixture_of_losses(self, name: str, scaling: str) -> None:
+        setting = Setting(name)
+        coefficients = torch.rand(setting.relaxed.num_layers, generator=generator(10))
+        bbar = setting.bbar.clone().requires_grad_()
+        parameters, buffers = setting.weights.parameters, dict(setting.weights.buffers)
+        outputs = relaxation.forward(
+            setting.relaxed, parameters, buffers, setting.images, setting.abar, bbar, scaling
+        )
+        losses = torch.stack(relaxation.local_losses(outputs, setting.labels, InnerConfig().loss))
+        leaves = [parameters[key] for key in setting.program.layout.names]
+        *parts, to_bbar = torch.autograd.grad((coefficients * losses).sum(), [*leaves, bbar])
+        scales = adjoint.head_scales(setting.abar, InnerConfig(head_scaling=scaling))
+        found = setting.program.mixture_gradient(
+            setting.vector, setting.images, setting.targets, coefficients, setting.bbar, scales
+        )
+        torch.testing.assert_close(found.losses, losses.detach(), rtol=1e-12, atol=1e-12)
+        assert relative(found.gradient, torch.cat([part.reshape(-1) for part in parts])) < 1e-10
+        assert relative(found.to_bbar, to_bbar) < 1e-10
+
+    @pytest.mark.parametrize("objective", bilevel.OBJECTIVES)
+    @pytest.mark.parametrize("scaling", relaxation.HEAD_SCALINGS)
+    def test_hypergradient(self, objective: str, scaling: str) -> None:
+        draw = generator(11)
+        net = NETWORKS["two heads alike"].train()
+        decisions = torch.randn(3, 2, generator=draw), torch.randn(3, 3, generator=draw)
+        batches = [toy_batch(draw, 12) for _ in range(3)]
+        inner = InnerConfig(steps=3, head_scaling=scaling)
+        problem = Problem(net, toy_weights(net, draw), *decisions, batches, toy_batch(draw, 12), 0.02, inner)
+        lean = hypergradient(problem, objective)
+        unrolled = hypergradient(problem, objective, backend="functional")
+        assert relative(lean.alpha, unrolled.alpha) < 1e-9
+        assert relative(lean.beta, unrolled.beta) < 1e-9
+
+
+class _Given:
+    """A source with a fixed value, and what it accepted."""
+
+    def __init__(self, maps: Tensor):
+        self.maps, self.shape, self.extent = maps, tuple(maps.shape[2:]), maps[0, 0].numel()
+        self.accepted = torch.zeros_like(maps)
+
+    def value(self, run: Run, part: slice) -> Tensor:
+        return self.maps[:, part]
+
+    def accept(self, run: Run, part: slice, y: Tensor, g: Tensor) -> None:
+        self.accepted[:, part] += g
+
+
+class TestChannelsSideBySide:
+    def test_stack(self) -> None:
+        sources = [_Given(torch.randn(2, 5, 3, 3, 4, generator=generator(index))) for index in range(3)]
+        stack, run = Stack(sources), Run(2, 5, [torch.zeros(1)])
+        assert (stack.shape, stack.extent) == ((3, 3, 12), 3 * 36)
+        part = slice(1, 4)
+        wanted = torch.cat([source.maps for source in sources], -1)
+        assert torch.equal(stack.value(run, part), wanted[:, part])
+        g = torch.randn(2, 3, 3, 3, 12, generator=generator(3))
+        stack.accept(run, part, None, g)
+        for source, one in zip(sources, g.split(4, -1), strict=True):
+            assert torch.equal(source.accepted[:, part], one)
+            assert not source.accepted[:, :1].any()
+
+    def test_channels_of_several_parts(self) -> None:
+        """Channels 0 and 1 of each of three parts of four leave, 2 and 3 go on; both hand cotangents back."""
+        source = _Given(torch.randn(1, 5, 2, 2, 12, generator=generator(4)))
+        junction, run = Junction(source, keep=True), Run(1, 5, [torch.zeros(1)])
+        junction.forward(run)
+        leaving, going = (Channels(junction, Selection(3, first, first + 2)) for first in (0, 2))
+        places = torch.tensor([0, 1, 4, 5, 8, 9])
+        assert leaving.shape == going.shape == (2, 2, 6)
+        wanted = torch.zeros(1, 5, 2, 2, 12)
+        for part in (slice(0, 3), slice(3, 5)):
+            for channels, at in ((leaving, places), (going, places + 2)):
+                found = channels.value(run, part)
+                assert found.is_contiguous()
+                assert torch.equal(found, source.maps[:, part][..., at])
+                assert torch.equal(channels.view(run, part, 3).flatten(4), found)
+                for _ in range(2):
+                    g = torch.randn(found.shape, generator=generator(5))
+                    channels.accept(run, part, None, g)
+                    wanted[:, part, ..., at] += g
+        junction.backward(run)
+        torch.testing.assert_close(source.accepted, wanted)
+
+
 def test_memory_is_used_again_and_results_stay() -> None:
     with float64():
         setting = Setting("resnet")
@@ -352,6 +499,8 @@ def test_parameters_as_one_vector() -> None:
     views = layout.unpack(setting.vector)
     assert all(torch.equal(views[name], value) for name, value in setting.weights.parameters.items())
     assert layout.pack(views).data_ptr() == setting.vector.data_ptr()  # no copy
+    assert layout.pack(views, copy=True).data_ptr() != setting.vector.data_ptr()
+    assert not layout.packed(dict(views))
     views[layout.names[3]] = views[layout.names[3]].clone()
     packed = layout.pack(views)
     assert packed.data_ptr() != setting.vector.data_ptr()

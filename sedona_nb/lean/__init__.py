@@ -11,10 +11,14 @@ element-wise works on a few pictures at a time, so that intermediate results sta
 
 convolutions    bilinear maps y = op(x, W) and their transposes
 normalization   BatchNorm and ReLU on chunks, plain and dual
-nodes           convolution + BatchNorm + ReLU as one unit; pooling, residuals, gates
+nodes           convolution + BatchNorm + ReLU as one unit; the memory for maps
+junctions       what connects units: values with several consumers, pooling, residuals
+gates           what consumers see of a junction: a share of its cotangent, some of its channels
 tails           1x1 convolution + BatchNorm + ReLU + average pooling without its output ever being stored
-head_group      all heads of one layer in one go
+head_group      all heads of one layer, or of several layers alike, in one go
 classifier      the last layer's head
-program         the whole network: from modules to nodes, and the passes
+reading         from modules to nodes
+assembly        the whole network, and the ways up and down through it
+program         the passes
 parameters      all weights as one vector
 """

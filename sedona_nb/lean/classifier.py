@@ -25,8 +25,11 @@ class Classifier:
     source: Source
     steps: list[tuple]
 
-    def run(self, run: Run, targets: Tensor) -> Tensor:
-        """Loss (plain) or directional derivative (dual); the source and the weights receive their cotangents."""
+    def run(self, run: Run, targets: Tensor, factor: Tensor | None = None) -> Tensor:
+        """Loss (plain) or directional derivative (dual); the source and the weights receive their cotangents.
+
+        `factor`: on the loss, for the cotangents; None: 1.
+        """
         whole = slice(0, run.count)
         y = self.source.value(run, whole)
         slots = [slot for kind, *slots in self.steps if kind == "linear" for slot in slots]
@@ -37,6 +40,7 @@ class Classifier:
             scores = self._scores(leaf.permute(0, 1, 4, 2, 3), weights, direction)
         value, to_scores = local_loss(scores.detach(), targets, run.count)
         if run.backward:
+            to_scores = to_scores if factor is None else to_scores * factor
             to_y, *to_weights = grad(scores, [leaf, *weights], to_scores)
             for slot, found in zip(slots, to_weights, strict=True):
                 slot.of(run.gradient).copy_(found)

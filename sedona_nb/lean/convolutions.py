@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Index = tuple[slice | int, ...]
-TINY = 4  # pixels; on smaller maps the kernels for depthwise convolutions spend their time on the border
+TINY = 4  # pixels; on maps as small the way back through the kernels for depthwise convolutions takes long
 
 
 Pulled = tuple[Tensor | None, Tensor | None]  # to_x, to_w
@@ -29,8 +29,8 @@ Pulled = tuple[Tensor | None, Tensor | None]  # to_x, to_w
 class Bilinear(Protocol):
     """What all classes here offer; maps are (n, H, W, C)."""
 
-    def apply(self, x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
-        """The convolution of x with w, plus a bias (Co,)."""
+    def apply(self, x: Tensor, w: Tensor) -> Tensor:
+        """The convolution of x with w."""
 
     def pull(self, x: Tensor, g: Tensor, w: Tensor, to_x: bool = True, to_w: bool = True) -> Pulled:
         """The gradient g of the output, pulled back to x and to w, or None."""
@@ -44,9 +44,9 @@ class Window:
     padding: int
     groups: int = 1
 
-    def apply(self, x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
+    def apply(self, x: Tensor, w: Tensor) -> Tensor:
         """(n, H, W, Ci) -> (n, H', W', Co)."""
-        return _last(F.conv2d(_first(x), w, bias, self.stride, self.padding, 1, self.groups))
+        return _last(F.conv2d(_first(x), w, None, self.stride, self.padding, 1, self.groups))
 
     def pull(self, x: Tensor, g: Tensor, w: Tensor, to_x: bool = True, to_w: bool = True) -> Pulled:
         """(n, H, W, Ci), (n, H', W', Co) -> the shapes of x and w."""
@@ -61,9 +61,9 @@ class Window:
 class Pointwise:
     """1x1 convolution of stride 1 as one matrix product; weight (Co, Ci)."""
 
-    def apply(self, x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
+    def apply(self, x: Tensor, w: Tensor) -> Tensor:
         """(n, H, W, Ci) -> (n, H, W, Co)."""
-        return F.linear(x.flatten(0, 2), w, bias).view(*x.shape[:3], -1)
+        return torch.mm(x.flatten(0, 2), w.t()).view(*x.shape[:3], -1)
 
     def pull(self, x: Tensor, g: Tensor, w: Tensor, to_x: bool = True, to_w: bool = True) -> Pulled:
         """(n, H, W, Ci), (n, H, W, Co) -> the shapes of x and w."""
@@ -75,54 +75,55 @@ class Pointwise:
 class PointwiseGroups:
     """m independent 1x1 convolutions side by side, channels grouped by convolution; weight (m, Co, Ci)."""
 
-    def apply(self, x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
+    def apply(self, x: Tensor, w: Tensor) -> Tensor:
         """(n, H, W, m*Ci) -> (n, H, W, m*Co)."""
-        y = self._join(torch.bmm(self._split(x, w), w.transpose(1, 2)), x)
-        return y if bias is None else y.add_(bias)
+        return self._times(x, w.transpose(1, 2))
 
     def pull(self, x: Tensor, g: Tensor, w: Tensor, to_x: bool = True, to_w: bool = True) -> Pulled:
         """(n, H, W, m*Ci), (n, H, W, m*Co) -> the shapes of x and w."""
-        split = self._split(g, w)
-        found_x = self._join(torch.bmm(split, w), x) if to_x else None
-        return found_x, torch.bmm(split.transpose(1, 2), self._split(x, w)) if to_w else None
+        found_x = self._times(g, w) if to_x else None
+        return found_x, torch.bmm(self._split(g, w).transpose(1, 2), self._split(x, w)) if to_w else None
+
+    def _times(self, x: Tensor, matrices: Tensor) -> Tensor:  # (n, H, W, m*A), (m, A, B) -> (n, H, W, m*B)
+        y = x.new_empty(*x.shape[:3], matrices.shape[0] * matrices.shape[2])
+        torch.bmm(self._split(x, matrices), matrices, out=self._split(y, matrices))
+        return y
 
     @staticmethod
-    def _split(x: Tensor, w: Tensor) -> Tensor:  # (n, H, W, m*C) -> (m, nHW, C), a view
-        return x.flatten(0, 2).unflatten(1, (len(w), -1)).transpose(0, 1)
-
-    @staticmethod
-    def _join(y: Tensor, like: Tensor) -> Tensor:  # (m, nHW, C) -> (n, H, W, m*C)
-        return y.transpose(0, 1).reshape(*like.shape[:3], -1)
+    def _split(x: Tensor, matrices: Tensor) -> Tensor:  # (n, H, W, m*C) -> (m, nHW, C), a view
+        return x.view(x.shape[:3].numel(), len(matrices), -1).transpose(0, 1)
 
 
 @dataclass(frozen=True)
 class TinyDepthwise:
-    """Depthwise 3x3 convolution of at most `TINY` pixels, pixel by pixel; weight (C, 1, 3, 3)."""
+    """Depthwise 3x3 convolution of at most `TINY` pixels, pulled back pixel by pixel; weight (C, 1, 3, 3)."""
 
     stride: int
 
-    def apply(self, x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
+    def apply(self, x: Tensor, w: Tensor) -> Tensor:
         """(n, H, W, C) -> (n, H', W', C)."""
-        y = x.new_zeros(x.shape[0], *self._outside(x), x.shape[3])
-        for source, target, tap in self._taps(x):
-            y[target].addcmul_(x[source], w[tap])
-        return y if bias is None else y.add_(bias)
+        return Window(self.stride, 1, len(w)).apply(x, w)
 
     def pull(self, x: Tensor, g: Tensor, w: Tensor, to_x: bool = True, to_w: bool = True) -> Pulled:
         """(n, H, W, C), (n, H', W', C) -> the shapes of x and w."""
+        rows = self._rows(w)
         found_x = torch.zeros_like(x) if to_x else None
-        found_w = torch.zeros_like(w) if to_w else None
+        found_w = torch.zeros_like(rows) if to_w else None
         for source, target, tap in self._taps(x):
             if to_x:
-                found_x[source].addcmul_(g[target], w[tap])
+                found_x[source].addcmul_(g[target], rows[tap])
             if to_w:
                 found_w[tap] += (x[source] * g[target]).sum(0)
-        return found_x, found_w
+        return found_x, found_w.t().reshape(w.shape) if to_w else None
+
+    @staticmethod
+    def _rows(w: Tensor) -> Tensor:  # (C, 1, 3, 3) -> (9, C), so that what belongs to a tap lies together
+        return w.flatten(1).t().contiguous()
 
     def _outside(self, x: Tensor) -> tuple[int, int]:
         return -(-x.shape[1] // self.stride), -(-x.shape[2] // self.stride)
 
-    def _taps(self, x: Tensor) -> Iterator[tuple[Index, Index, Index]]:
+    def _taps(self, x: Tensor) -> Iterator[tuple[Index, Index, int]]:
         """Where in x, y and w the factors of every product in the sum lie."""
         everything = slice(None)
         rows, columns = self._outside(x)
@@ -132,7 +133,7 @@ class TinyDepthwise:
                 for i, j in pixels:
                     tap = i - r * self.stride + 1, j - c * self.stride + 1
                     if max(tap) <= 2 and min(tap) >= 0:
-                        yield (everything, i, j), (everything, r, c), (everything, 0, *tap)
+                        yield (everything, i, j), (everything, r, c), 3 * tap[0] + tap[1]
 
 
 def choose(kernel: int, stride: int, padding: int, groups: int, in_channels: int, pixels: int) -> Bilinear:

@@ -1,9 +1,12 @@
-"""All heads of one layer as one program: what they have in common is computed side by side.
+"""All heads of one layer, or of several layers alike, as one program: what they share is computed side by side.
 
 Aux 1 to 4 differ in how many inverted residuals they have. Sorted by that number, stage s works on the heads
 that have more than s of them, their channels next to each other; a head that is through goes on to its tail. All
 tails' averages meet in the classifiers, the mixture (Eq. 3) and the loss, a few pictures at a time, and from
 there the way back starts at once: nothing of a head outlives the visit to its layer.
+
+Where maps are small, what each step costs besides its arithmetic dominates. Heads of several layers then go
+together, layer by layer next to each other at every stage; they differ in what their first convolution reads.
 """
 
 from __future__ import annotations
@@ -13,46 +16,49 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sedona_nb.lean.nodes import Gate, Junction, Run, Unit
+from sedona_nb.lean.gates import Gate
+from sedona_nb.lean.junctions import Junction
+from sedona_nb.lean.nodes import Run, Unit
 from sedona_nb.lean.parameters import Slot
 from sedona_nb.lean.tails import Tail
 
-TAIL_CHUNK = 1 << 21  # numbers in the masks of a few pictures, which need not stay in the innermost cache
+TAIL_CHUNK = 1 << 22  # numbers in the masks of a few pictures, which need not stay in the innermost cache
 
 
 @dataclass
 class HeadGroup:
-    """The heads of one layer.
+    """The heads of some layers, M each.
 
     Attributes:
-        gate: how they see the layer's output.
+        gates: how they see each layer's output.
         nodes: units and junctions of the common part, in order.
-        tails: of all heads, in order of depth, those of the same form together.
-        order: column of beta of each head in that order.
-        weight, bias: of the linear classifiers, (M, classes, channels) and (M, classes).
-        scale, share: of `head_scaling` "released": a factor on the scores, and one on all gradients of the head;
-            None otherwise, when the share sits in the gate.
+        tails: of all heads, those of the same form together.
+        order: of each head, in the order of the tails, its place in the layers' rows of beta one after the other.
+        weight, bias: of the linear classifiers, (heads, classes, channels) and (heads, classes).
+        scales: of `head_scaling` "released": a factor on each layer's scores; None: 1.
+        factors: on each layer's loss: its share where the gate has none (`head_scaling` "released"), or its
+            coefficient in a mixture of losses; None: 1.
     """
 
-    gate: Gate
+    gates: list[Gate]
     nodes: list[Unit | Junction]
     tails: list[Tail]
     order: list[int]
     weight: Slot
     bias: Slot
-    scale: Tensor | None = None
-    share: Tensor | None = None
+    scales: Tensor | None = None
+    factors: Tensor | None = None
 
     def run(self, run: Run, targets: Tensor, mixture: Tensor) -> tuple[Tensor, Tensor]:
-        """One visit: forward and, if the run asks for it, backward into the gate.
+        """One visit: forward and, if the run asks for it, backward into the gates.
 
         Args:
             targets: smoothed labels (B, classes).
-            mixture: softmaxed row of beta, (M,).
+            mixture: softmaxed rows of beta, (layers, M).
 
         Returns:
-            the mean loss (plain) or its directional derivative (dual), a scalar; its derivative with respect to
-            `mixture`, (M,).
+            the mean losses (plain) or their directional derivatives (dual), (layers,), without `factors`; and the
+            derivatives with respect to `mixture`, (layers, M), with them.
         """
         for node in self.nodes:
             node.forward(run)
@@ -61,12 +67,14 @@ class HeadGroup:
         scores = MixedScores(self, run, mixture)
         per_picture = run.k * sum(tail.extent for tail in self.tails)
         count = max(1, max(TAIL_CHUNK, run.chunk) // per_picture)
+        sizes = [sum(tail.counts) for tail in self.tails]
         for start in range(0, run.count, count):
             part = slice(start, min(start + count, run.count))
-            pooled = torch.cat([tail.pooled(run, part) for tail in self.tails], 1)  # (k, M, n, channels)
+            pooled = scores.weight.new_empty(run.k, sum(sizes), part.stop - start, self.weight.shape[2])
+            for tail, out in zip(self.tails, pooled.split(sizes, 1), strict=True):
+                tail.pooled(run, part, out)
             to_pooled = scores.add(pooled, targets[part])
             if run.backward:
-                sizes = [len(tail.sources) for tail in self.tails]
                 for tail, g in zip(self.tails, to_pooled.split(sizes, 1), strict=True):
                     tail.accept(run, part, g)
         if run.backward:
@@ -78,81 +86,92 @@ class HeadGroup:
         else:
             for node in (*self.nodes, *self.tails):
                 node.release(run)
-        if run.k == 2 and self.share is not None:
-            self.gate.to_share += scores.value
-            return self.share * scores.value, self.share * scores.to_mixture
-        return scores.value, scores.to_mixture
+        if run.k == 2 and self.factors is not None:
+            for gate, value in zip(self.gates, scores.values, strict=True):
+                gate.to_share += value
+        return scores.values, scores.to_mixture
 
 
 class MixedScores:
-    """Classifiers, mixture and loss of all heads; sums over the chunks of a batch."""
+    """Classifiers, mixtures and losses of all heads of a group; sums over the chunks of a batch.
+
+    The scores of a layer are a mixture of its heads' scores, so those of all layers are the heads' times a matrix
+    (layers, heads) with a block of zeros where the layer is another one.
+    """
 
     def __init__(self, group: HeadGroup, run: Run, mixture: Tensor):
         self.group, self.run_ = group, run
-        self.mixture = mixture[group.order]
-        self.weight, self.bias = group.weight.of(run.weights), group.bias.of(run.weights)
+        self.mixing = torch.block_diag(*mixture)[:, group.order]
+        weight, self.bias = group.weight.of(run.weights), group.bias.of(run.weights)
+        pixels = [tail.pixels for tail in group.tails for _ in range(sum(tail.counts))]
+        self.per_pixel = 1 / weight.new_tensor(pixels)[:, None, None]
+        self.weight = weight * self.per_pixel  # for sums over maps instead of averages
         if run.direction is not None:
-            self.weight_d, self.bias_d = group.weight.of(run.direction), group.bias.of(run.direction)
+            self.weight_d = group.weight.of(run.direction) * self.per_pixel
+            self.bias_d = group.bias.of(run.direction)
         self.to_weight, self.to_bias = torch.zeros_like(self.weight), torch.zeros_like(self.bias)
-        self.value = self.weight.new_zeros(())
-        self.sorted_to_mixture = torch.zeros_like(self.mixture)
+        self.values = self.weight.new_zeros(len(mixture))
+        self.to_mixing = torch.zeros_like(self.mixing)
 
     @property
     def to_mixture(self) -> Tensor:
-        """In the order of beta's columns."""
-        result = torch.empty_like(self.sorted_to_mixture)
-        result[self.group.order] = self.sorted_to_mixture
-        return result
+        """The derivatives to the layers' mixtures, (layers, M)."""
+        layers = len(self.mixing)
+        blocks = torch.empty_like(self.to_mixing)
+        blocks[:, self.group.order] = self.to_mixing
+        return blocks.view(layers, layers, -1).diagonal().t()
 
     def add(self, pooled: Tensor, targets: Tensor) -> Tensor:
-        """Pooled (k, M, n, channels) and targets (n, classes) -> cotangents of pooled."""
-        scores = pooled @ self.weight.transpose(1, 2)  # (k, M, n, classes)
+        """Sums over maps (k, heads, n, channels) and targets (n, classes) -> the sums' cotangents."""
+        scores = (self.weight @ pooled.mT).mT.contiguous()  # (k, heads, n, classes); this way round it is faster
         scores[0] += self.bias[:, None]
         if self.run_.k == 2:
-            scores[1] += pooled[0] @ self.weight_d.transpose(1, 2) + self.bias_d[:, None]
-        if self.group.scale is not None:
-            scores *= self.group.scale
-        mixture = self.mixture[:, None, None]
-        mixed = (mixture * scores).sum(1)
-        value, to_mixed = local_loss(mixed, targets, self.run_.count)
-        self.value += value
-        self.sorted_to_mixture += (to_mixed[:, None] * scores).sum((0, 2, 3))
+            scores[1] += torch.baddbmm(self.bias_d[:, None], pooled[0], self.weight_d.mT)
+        mixed = self._scaled((self.mixing @ scores.flatten(2)).unflatten(2, scores.shape[2:]))
+        values, to_mixed = local_loss(mixed, targets, self.run_.count)  # (layers,), (k, layers, n, classes)
+        self.values += values
+        to_mixed = self._scaled(to_mixed).flatten(2)
+        if self.group.factors is not None:
+            to_mixed = to_mixed * self.group.factors[:, None]
+        self.to_mixing += (to_mixed @ scores.flatten(2).mT).sum(0)
         if not self.run_.backward:
             return to_mixed
-        to_scores = mixture * to_mixed[:, None]  # (k, M, n, classes)
-        if self.group.scale is not None:
-            to_scores = to_scores * (self.group.scale * self.group.share)
+        to_scores = (self.mixing.t() @ to_mixed).view(scores.shape)
         for g, p in zip(to_scores, pooled, strict=True):
-            self.to_weight.baddbmm_(g.transpose(1, 2), p)
+            self.to_weight.baddbmm_(g.mT, p)
         self.to_bias += to_scores[0].sum(1)
         to_pooled = to_scores @ self.weight
         if self.run_.k == 2:
-            to_pooled[0] += to_scores[1] @ self.weight_d
+            to_pooled[0].baddbmm_(to_scores[1], self.weight_d)
         return to_pooled
 
     def store(self) -> None:
         """Write the classifiers' gradients."""
-        self.group.weight.of(self.run_.gradient).copy_(self.to_weight)
+        torch.mul(self.to_weight, self.per_pixel, out=self.group.weight.of(self.run_.gradient))
         self.group.bias.of(self.run_.gradient).copy_(self.to_bias)
+
+    def _scaled(self, mixed: Tensor) -> Tensor:
+        """(k, layers, n, classes) times the layers' scales."""
+        return mixed if self.group.scales is None else mixed * self.group.scales[:, None, None]
 
 
 def local_loss(scores: Tensor, targets: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Cross-entropy of some of `count` pictures, or its directional derivative.
 
     Args:
-        scores: (1, n, classes), or (2, n, classes) with tangents.
+        scores: (1, ..., n, classes), or (2, ..., n, classes) with tangents.
         targets: smoothed labels (n, classes).
         count: what the mean is over.
 
     Returns:
-        plain: the loss; dual: <softmax - targets, tangents>; each summed over n and divided by `count`. And its
-        derivative with respect to `scores`.
+        plain: the loss; dual: <softmax - targets, tangents>; each summed over n and divided by `count`, (...). And
+        its derivative with respect to `scores`.
     """
-    logs = scores[0].log_softmax(1)
+    logs = scores[0].log_softmax(-1)
     shares = logs.exp()
-    slope = (shares - targets) / count
+    slope = (shares - targets).div_(count)
     if scores.shape[0] == 1:
-        return -(targets * logs).sum() / count, slope[None]
-    value = (slope * scores[1]).sum()
-    centred = scores[1] - (shares * scores[1]).sum(1, keepdim=True)
+        return (targets * logs).sum((-2, -1)) / -count, slope[None]
+    value = (slope * scores[1]).sum((-2, -1))
+    centred = scores[1] - (shares * scores[1]).sum(-1, keepdim=True)
     return value, torch.stack([shares * centred / count, slope])

@@ -34,9 +34,33 @@ def row_length(height: int, width: int, channels: int) -> int:
     return together * channels
 
 
-def fold(sums: Tensor, channels: int) -> Tensor:
-    """(..., R*C) -> (..., C): add what a row holds side by side."""
-    return sums if sums.shape[-1] == channels else sums.unflatten(-1, (-1, channels)).sum(-2)
+def tile(values: Tensor, length: int) -> Tensor:
+    """(..., C) -> (..., R*C), R times the same."""
+    channels = values.shape[-1]
+    if length == channels:
+        return values
+    return values[..., None, :].expand(*values.shape[:-1], length // channels, channels).flatten(-2)
+
+
+def column_sums(g: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """(..., columns) -> the sums of g and of g x over everything but the columns.
+
+    These are the gradients of a LayerNorm's bias and weight where mean and deviation are set to 0 and 1: a kernel
+    that reads both maps once and stores nothing of their size.
+    """
+    columns = x.shape[-1]
+    g, x = g.view(-1, columns), x.view(-1, columns)
+    zeros, ones, row = g.new_zeros(len(g)), g.new_ones(len(g)), x[0]
+    _, products, sums = torch.ops.aten.native_layer_norm_backward(
+        g, x, [columns], zeros, ones, row, row, [False, True, True]
+    )
+    return sums, products
+
+
+def total(chunks: list[list[Tensor]], channels: int) -> Tensor:
+    """Sums of every chunk, each (R*C,) -> those of the batch, one row a sum, (sums, C)."""
+    stacked = torch.stack([one for sums in chunks for one in sums])
+    return stacked.view(len(chunks), len(chunks[0]), -1, channels).sum((0, 2))
 
 
 @dataclass
@@ -44,20 +68,18 @@ class Moments:
     """Sums over a batch that comes in tiled chunks: of x and xd, and of x^2 and x xd."""
 
     count: int = 0  # pixels
-    firsts: list[Tensor] = field(default_factory=list)  # (k, R*C) each
-    seconds: list[Tensor] = field(default_factory=list)
+    chunks: list[list[Tensor]] = field(default_factory=list)
 
     def add(self, x: Tensor, pixels: int) -> None:
         """Take in a chunk (k, n, rows, R*C) of `pixels` pixels in all."""
         self.count += pixels
-        self.firsts.append(x.sum((1, 2)))
-        self.seconds.append((x * x[:1]).sum((1, 2)))
+        self.chunks.append([one for xi in x for one in column_sums(xi, x[0])])
 
     def result(self, channels: int) -> tuple[Tensor, Tensor]:
         """Means (k, C), and the means of (x - mu)^2 and (x - mu) xd, (k, C)."""
-        sums = torch.stack([torch.stack(self.firsts).sum(0), torch.stack(self.seconds).sum(0)])
-        firsts, seconds = fold(sums, channels) / self.count
-        return firsts, seconds - firsts[:1] * firsts
+        means = total(self.chunks, channels).div_(self.count)
+        firsts, seconds = means[::2], means[1::2]
+        return firsts, torch.addcmul(seconds, firsts[:1], firsts, value=-1)
 
 
 @dataclass
@@ -67,8 +89,9 @@ class Normalization:
     Attributes:
         count: pixels in the batch.
         mean, variance: of x, (C,), the variance biased.
+        c1: C1, (C,).
         tangents: mean of xd, c and gamma', (C,) each; None in a plain pass.
-        scale, shift: C1 (R*C,) and C2 or (C2, D3), (k, 1, 1, R*C).
+        scale, shift: C1 (R*C,) and C2 (R*C,) or (C2, D3), (2, 1, 1, R*C).
         cross: D2 (R*C,), dual only.
     """
 
@@ -77,11 +100,12 @@ class Normalization:
     variance: Tensor
     invstd: Tensor
     gamma: Tensor
+    c1: Tensor
     tangents: tuple[Tensor, Tensor, Tensor] | None
     relu: bool
     scale: Tensor
     shift: Tensor
-    cross: Tensor | None
+    cross: Tensor | None = None
 
     @classmethod
     def of(
@@ -96,29 +120,29 @@ class Normalization:
     ) -> Normalization:
         """From a batch's moments, gamma and beta (C,), and in a dual pass their tangents; rows of `length`."""
         means, spreads = moments.result(gamma.shape[0])
-        invstd = (spreads[0] + eps).rsqrt()
+        mean, variance = means[0], spreads[0]
+        invstd = (variance + eps).rsqrt_()
         c1 = gamma * invstd
-        coefficients = [c1, beta - c1 * means[0]]
-        tangents = None
-        if direction is not None:
-            c = invstd * spreads[1]
-            d2 = invstd * (direction[0] - c1 * c)
-            coefficients += [direction[1] - c1 * means[1] - d2 * means[0], d2]
-            tangents = means[1], c, direction[0]
-        tiled = torch.stack(coefficients).repeat(1, length // gamma.shape[0])
-        shift, cross = tiled[1:3, None, None], tiled[3] if tangents else None
-        return cls(moments.count, means[0], spreads[0], invstd, gamma, tangents, relu, tiled[0], shift, cross)
+        c2 = torch.addcmul(beta, c1, mean, value=-1)
+        fixed = moments.count, mean, variance, invstd, gamma, c1
+        if direction is None:
+            return cls(*fixed, None, relu, tile(c1, length), tile(c2, length))
+        c = invstd * spreads[1]
+        d2 = torch.addcmul(direction[0], c1, c, value=-1).mul_(invstd)
+        d3 = torch.addcmul(direction[1], c1, means[1], value=-1).addcmul_(d2, mean, value=-1)
+        shift = tile(torch.stack([c2, d3]), length)[:, None, None]
+        tangents = means[1], c, direction[0]
+        return cls(*fixed, tangents, relu, tile(c1, length), shift, tile(d2, length))
 
     def apply(self, x: Tensor) -> Tensor:
         """(k, n, rows, R*C) before -> after BatchNorm and, if one follows, ReLU; a new tensor."""
         y = torch.addcmul(self.shift, x, self.scale)
-        values = y
-        if self.cross is not None:
-            values, tangents = y
-            tangents.addcmul_(x[0], self.cross)
-            if self.relu:
-                torch.ops.aten.threshold_backward.grad_input(tangents, values, 0, grad_input=tangents)
+        if self.cross is None:
+            return y.clamp_(min=0) if self.relu else y
+        values, tangents = y
+        tangents.addcmul_(x[0], self.cross)
         if self.relu:
+            torch.ops.aten.threshold_backward.grad_input(tangents, values, 0, grad_input=tangents)
             values.clamp_(min=0)
         return y
 
@@ -128,56 +152,63 @@ class Pullback:
 
     def __init__(self, forward: Normalization):
         self.forward = forward
-        self.sums: list[Tensor] = []  # (2 or 5, R*C) each
+        self.chunks: list[list[Tensor]] = []  # 2 or 5 sums (R*C,) each
 
     def add(self, y: Tensor, g: Tensor, x: Tensor, out: Tensor) -> None:
         """Take in a chunk: cotangents g of y = apply(x) are written to `out`, masked, and counted in."""
         if self.forward.relu:
-            torch.ops.aten.threshold_backward.grad_input(g, y[:1].expand_as(g), 0, grad_input=out)
+            values = y if len(g) == 1 else y[:1].expand_as(g)
+            torch.ops.aten.threshold_backward.grad_input(g, values, 0, grad_input=out)
         else:
             out.copy_(g)
-        g = out
-        sums = [g.sum((1, 2)), (g * x[:1]).sum((1, 2))]
-        if g.shape[0] == 2:
-            sums.append((g[1:] * x[1:]).sum((1, 2)))
-        self.sums.append(torch.cat(sums))
+        sums = [one for gi in out for one in column_sums(gi, x[0])]
+        if len(out) == 2:
+            sums.append(column_sums(out[1], x[1])[1])
+        self.chunks.append(sums)
 
     def close(self, length: int) -> tuple[Tensor, Tensor]:
         """Gradients of gamma and beta, (C,) each; afterwards `apply` may be used."""
         f, n = self.forward, self.forward.count
-        r, mu, g = f.invstd, f.mean, f.gamma
-        s = fold(torch.stack(self.sums).sum(0), g.shape[0])
+        r, mu, g, gr = f.invstd, f.mean, f.gamma, f.c1
+        s = total(self.chunks, len(g))
         if f.tangents is None:
-            to_beta, to_gamma = s[0], r * (s[1] - mu * s[0])
-            of_x = -g * r * r * to_gamma / n
-            coefficients = [g * r, of_x, -g * r * s[0] / n - of_x * mu]
-        else:
-            m1, c, dg = f.tangents
-            s1, s3 = s[0], s[1]  # of P and Q, the cotangents of values and tangents
-            a, e = r * (s[2] - mu * s1), r * (s[3] - mu * s3)
-            ff = r * (s[4] - m1 * s3 - c * e)
-            to_gamma, to_beta = a + ff, s1
-            k, me = g * e / n, g * s3 / n
-            mq = (g * s1 + dg * s3) / n - r * c * me - r * k * m1
-            mx = (g * a + dg * e) / n - 2 * r * c * k + g * ff / n
-            coefficients = [
-                g * r,  # of P in xbar, of Q in xdbar
-                -r * r * mx,  # of x in xbar
-                -r * r * k,  # of x in xdbar, of xd in xbar
-                r * r * mx * mu - r * mq,
-                r * r * k * mu - r * me,
-                r * (dg - r * c * g),  # of Q in xbar
-            ]
-        self.coefficients = torch.stack(coefficients).repeat(1, length // g.shape[0])
-        return to_gamma, to_beta
+            to_beta, to_gamma = s.unbind()
+            to_gamma = torch.addcmul(to_gamma, mu, to_beta, value=-1).mul_(r)
+            of_x = (gr * r).mul_(to_gamma).div_(-n)
+            constant = (gr * to_beta).div_(-n).addcmul_(of_x, mu, value=-1)
+            self.coefficients = [f.scale, tile(of_x, length), tile(constant, length)]
+            return to_gamma, to_beta
+        m1, c, dg = f.tangents
+        sums, products = s[0:4:2], s[1:4:2]  # of P and Q, the cotangents of values and tangents
+        ae = torch.addcmul(products, mu, sums, value=-1).mul_(r)
+        (s1, s3), (a, e) = sums.unbind(), ae.unbind()
+        ff = torch.addcmul(s[4], m1, s3, value=-1).addcmul_(c, e, value=-1).mul_(r)
+        to_gamma = a + ff
+        gn, rc = g / n, r * c
+        both = torch.stack([s3, e])
+        me, k = gn * both
+        mq, mx = torch.addcmul(gn * torch.stack([s1, a + ff]), dg / n, both)
+        mq = mq.addcmul_(rc, me, value=-1).addcmul_(r * k, m1, value=-1)
+        mx = mx.addcmul_(rc, k, value=-2)
+        r2 = r * r
+        x_in_x, x_in_xd = -r2 * mx, -r2 * k
+        coefficients = [
+            x_in_x,
+            x_in_xd,  # and of xd in xbar
+            -torch.addcmul(r * mq, x_in_x, mu),
+            -torch.addcmul(r * me, x_in_xd, mu),
+            torch.addcmul(dg, rc, g, value=-1).mul_(r),  # of Q in xbar
+        ]
+        tiled = tile(torch.stack(coefficients), length)
+        self.coefficients = [f.scale, tiled[:2, None, None], tiled[2:4, None, None], tiled[1], tiled[4]]
+        return to_gamma, s1
 
     def apply(self, g: Tensor, x: Tensor) -> Tensor:
         """Masked cotangents and x, (k, n, rows, R*C) -> cotangents of x; a new tensor."""
-        if g.shape[0] == 1:
-            of_g, of_x, constant = self.coefficients
+        of_g, of_x, constant, *crossed = self.coefficients
+        if not crossed:
             return torch.addcmul(constant, x, of_x).addcmul_(g, of_g)
-        table = self.coefficients
-        out = torch.addcmul(table[3:5, None, None], g, table[0])
-        out.addcmul_(x[:1], table[1:3, None, None])
-        out[0].addcmul_(g[1], table[5]).addcmul_(x[1], table[2])
+        out = torch.addcmul(constant, g, of_g).addcmul_(x[:1], of_x)
+        of_xd, of_q = crossed
+        out[0].addcmul_(g[1], of_q).addcmul_(x[1], of_xd)
         return out

@@ -13,8 +13,10 @@ from sedona_nb.errors import SedonaError
 from sedona_nb.heads import InvertedResidual, MixedHead
 from sedona_nb.lean.classifier import Classifier
 from sedona_nb.lean.convolutions import Bilinear, Pointwise, PointwiseGroups, choose
+from sedona_nb.lean.gates import Channels, Gate, Stack
 from sedona_nb.lean.head_group import HeadGroup
-from sedona_nb.lean.nodes import Channels, Gate, Junction, MaxPool, Residual, Source, Unit
+from sedona_nb.lean.junctions import Junction, MaxPool, Residual, Selection
+from sedona_nb.lean.nodes import Source, Unit
 from sedona_nb.lean.parameters import Layout, Slot
 from sedona_nb.lean.tails import Tail
 from sedona_nb.networks import Residual as ResidualBlock
@@ -109,11 +111,12 @@ class Reader:
         return MaxPool(source, kernel, stride, padding, (*outside, channels))
 
     def unit(
-        self, pairs: Sequence[tuple[nn.Conv2d, nn.BatchNorm2d]], relu: bool, source: Source, split: bool = False
+        self, pairs: Sequence[tuple[nn.Conv2d, nn.BatchNorm2d]], relu: bool, source: Source, groups: int = 1
     ) -> Unit:
         """Convolutions side by side, each with its BatchNorm.
 
-        Several ones must have the same form. They read the same channels, or, with `split`, each its own.
+        Several ones must have the same form. They fall into `groups` of the same size, one after the other, each
+        of which reads channels of its own.
         """
         for conv, norm in pairs:
             self._check(conv, norm)
@@ -122,56 +125,62 @@ class Reader:
         height, width, channels = source.shape
         count, out = len(pairs), sum(conv.out_channels for conv, _ in pairs)
         depthwise = first.groups == first.in_channels == first.out_channels and kernel > 1
-        groups = channels if depthwise else first.groups
-        bilinear: Bilinear = choose(kernel, stride, padding, groups, channels, height * width)
+        within = channels if depthwise else first.groups
+        bilinear: Bilinear = choose(kernel, stride, padding, within, channels, height * width)
         shape: tuple[int, ...] = (out, first.in_channels // first.groups, kernel, kernel)
         if isinstance(bilinear, Pointwise):
             shape = shape[:2]
-            if split and count > 1:
-                bilinear, shape = PointwiseGroups(), (count, first.out_channels, first.in_channels)
+            if groups > 1:
+                bilinear, shape = PointwiseGroups(), (groups, out // groups, first.in_channels)
         elif count > 1 and not depthwise:
             unknown(first)
         weight = self.layout.slot([conv.weight for conv, _ in pairs], shape)
         norms = [norm for _, norm in pairs]
         outside = [(side + 2 * padding - kernel) // stride + 1 for side in (height, width)]
-        return Unit(source, bilinear, weight, *self.affine(norms), norms[0].eps, relu, (*outside, out))
+        return Unit(source, bilinear, weight, *self.affine(norms, (out,)), norms[0].eps, relu, (*outside, out))
 
-    def affine(self, norms: Sequence[nn.BatchNorm2d]) -> tuple[Slot, Slot, Slot]:
-        """Where gamma, beta and the statistics of BatchNorms side by side lie."""
-        shape = (sum(norm.num_features for norm in norms),)
+    def affine(self, norms: Sequence[nn.BatchNorm2d], shape: tuple[int, ...]) -> tuple[Slot, Slot, Slot]:
+        """Where gamma, beta and the statistics of BatchNorms side by side lie; gamma and beta seen in `shape`."""
         gamma = self.layout.slot([norm.weight for norm in norms], shape)
         return gamma, self.layout.slot([norm.bias for norm in norms], shape), self.layout.statistics(norms)
 
-    def heads(self, mixed: MixedHead, gate: Gate) -> HeadGroup:
-        """All heads of a layer, see `head_group`."""
-        found = [HeadParts.of(head) for head in mixed.heads]
-        order = sorted(range(len(found)), key=lambda column: len(found[column].stages))
-        heads = [found[column] for column in order]
+    def heads(self, mixed: Sequence[MixedHead], gates: list[Gate]) -> HeadGroup:
+        """All heads of some layers whose heads are alike, see `head_group`."""
+        layers = len(gates)
+        rows = [[HeadParts.of(head) for head in one.heads] for one in mixed]
+        order = sorted(range(len(rows[0])), key=lambda column: len(rows[0][column].stages))
+        rows = [[row[column] for column in order] for row in rows]
         nodes: list[Unit | Junction] = []
-        source: Source = gate
+        source: Source = gates[0] if layers == 1 else Stack(gates)
         for position in range(2):
-            source = self.unit([head.stem[position] for head in heads], True, source)
+            source = self.unit([head.stem[position] for row in rows for head in row], True, source, layers)
             nodes.append(source)
-        ends: list[tuple[HeadParts, Channels]] = []
-        for stage in range(len(heads[-1].stages) + 1):
+        places: list[int] = []  # of each head in the layers' rows of beta one after the other
+        ends: list[tuple[list[HeadParts], Channels]] = []
+        first = 0  # of the heads that are still going
+        for stage in range(len(rows[0][-1].stages) + 1):
             junction = Junction(source, keep=True)
             nodes.append(junction)
-            going = heads[len(ends) :]
-            width = junction.shape[2] // len(going)
-            done = [head for head in going if len(head.stages) == stage]
-            for index, head in enumerate(done):
-                ends.append((head, Channels(junction, index * width, (index + 1) * width)))
-            if len(done) < len(going):
-                entry = Channels(junction, len(done) * width, junction.shape[2])
-                blocks = [head.stages[stage] for head in going[len(done) :]]
+            going = len(order) - first
+            width = junction.shape[2] // (layers * going)
+            done = sum(len(head.stages) == stage for head in rows[0])
+            leaving = slice(first, first + done)
+            first += done
+            if done:
+                through = [head for row in rows for head in row[leaving]]
+                ends.append((through, Channels(junction, Selection(layers, 0, done * width))))
+                places += [layer * len(order) + column for layer in range(layers) for column in order[leaving]]
+            if done < going:
+                entry = Channels(junction, Selection(layers, done * width, going * width))
+                blocks = [head.stages[stage] for row in rows for head in row[first:]]
                 units, source = self.inverted_residuals(blocks, entry)
                 nodes += units
-        tails = [self.tail(list(alike)) for _, alike in itertools.groupby(ends, lambda end: end[1].shape)]
-        linears = [head.classifier for head in heads]
-        shape = (len(heads), linears[0].out_features, linears[0].in_features)
+        tails = [self.tail(list(alike)) for _, alike in itertools.groupby(ends, _form)]
+        linears = [head.classifier for heads, _ in ends for head in heads]
+        shape = (len(linears), linears[0].out_features, linears[0].in_features)
         weight = self.layout.slot([linear.weight for linear in linears], shape)
         bias = self.layout.slot([linear.bias for linear in linears], shape[:2])
-        return HeadGroup(gate, nodes, tails, order, weight, bias)
+        return HeadGroup(gates, nodes, tails, places, weight, bias)
 
     def inverted_residuals(self, blocks: list[InvertedResidual], entry: Channels) -> tuple[list[Unit], Source]:
         """The same stage of several heads."""
@@ -179,20 +188,20 @@ class Reader:
         source: Source = entry
         for position, relu in ((0, True), (3, True), (6, False)):
             pairs = [(block.body[position], block.body[position + 1]) for block in blocks]
-            source = self.unit(pairs, relu, source, split=True)
+            source = self.unit(pairs, relu, source, groups=len(pairs))
             units.append(source)
         return units, Residual(source, entry, relu=False) if blocks[0].residual else source
 
-    def tail(self, ends: list[tuple[HeadParts, Channels]]) -> Tail:
+    def tail(self, ends: list[tuple[list[HeadParts], Channels]]) -> Tail:
         """The last convolutions of heads whose inputs have the same shape."""
-        pairs = [head.tail for head, _ in ends]
+        pairs = [head.tail for heads, _ in ends for head in heads]
         for conv, norm in pairs:
             self._check(conv, norm)
         count, channels, width = len(pairs), pairs[0][0].out_channels, pairs[0][0].in_channels
         weight = self.layout.slot([conv.weight for conv, _ in pairs], (count, channels, width))
-        gamma, beta, statistics = self.affine([norm for _, norm in pairs])
-        gamma, beta = (Slot(slot.offset, (count, channels)) for slot in (gamma, beta))
-        return Tail([source for _, source in ends], weight, gamma, beta, statistics, pairs[0][1].eps, channels)
+        affine = self.affine([norm for _, norm in pairs], (count, channels))
+        counts = [len(heads) for heads, _ in ends]
+        return Tail([source for _, source in ends], counts, weight, *affine, pairs[0][1].eps, channels)
 
     def classifier(self, module: nn.Module, source: Source) -> tuple[list[Unit | Junction], Classifier]:
         """The last layer's head; poolings that open it become nodes."""
@@ -228,3 +237,9 @@ class Reader:
         square = all(len(set(pair)) == 1 for pair in (conv.kernel_size, conv.stride, conv.padding, conv.dilation))
         if not square or conv.dilation[0] != 1 or conv.bias is not None or conv.padding_mode != "zeros":
             unknown(conv)
+
+
+def _form(end: tuple[list[HeadParts], Channels]) -> tuple[int, ...]:
+    """Shape of the maps that each of these heads' tails read."""
+    heads, source = end
+    return (*source.shape[:2], heads[0].tail[0].in_channels)
