@@ -115,7 +115,7 @@ class _Probe:
         rows = self.relaxed.num_layers - 1
         self.alpha = torch.zeros(rows, 2, device=device)
         self.beta = torch.zeros(rows, self.relaxed.num_heads, device=device)
-        self.program = Program(self.relaxed, self.shape) if config.backend == "adjoint" else None
+        self.program = Program(self.relaxed, self.shape, config.precision) if config.backend == "adjoint" else None
         self.generator = torch.Generator().manual_seed(0)
         # The cheapest first step differs from further ones; the released objective leaves out the last one.
         self.fewest = min(config.inner.steps, 2 if config.objective == "released" else 1)

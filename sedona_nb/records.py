@@ -135,9 +135,10 @@ def spec_hash(spec: Spec) -> str:
     """12 hexadecimal digits that depend on what `spec` asks for.
 
     Where its decoupling is said to come from does not count, nor which backend computes a search's gradient: all
-    of them give the same.
+    of them give the same. Fields that were added later count where they differ from their default, so that records
+    of before keep their names.
     """
-    content = dataclasses.asdict(spec)
+    content = _without_later_defaults(spec)
     if content.get("decoupling"):
         del content["decoupling"]["source"]
     content.get("search", {}).pop("backend", None)
@@ -145,8 +146,22 @@ def spec_hash(spec: Spec) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def _without_later_defaults(value: Any) -> Any:
+    """As `dataclasses.asdict`, but without fields marked "later" that have their default."""
+    if not dataclasses.is_dataclass(value):
+        return value
+    pairs = ((part, getattr(value, part.name)) for part in dataclasses.fields(value))
+    return {
+        part.name: _without_later_defaults(one)
+        for part, one in pairs
+        if not (part.metadata.get("later") and one == part.default)
+    }
+
+
 def decode(cls: type, content: Any) -> Any:
     """Build dataclass `cls` from what `dataclasses.asdict` and JSON made of it.
+
+    A missing field marked "later" gets its default.
 
     Raises:
         SedonaError: a field is missing or unknown, or a value is not allowed.
@@ -155,8 +170,9 @@ def decode(cls: type, content: Any) -> Any:
         raise SedonaError(f"{cls.__name__} must be an object, not {type(content).__name__}")
     hints = typing.get_type_hints(cls)
     names = {part.name for part in dataclasses.fields(cls)}
-    if set(content) != names:
-        wrong = sorted(set(content) ^ names)
+    later = {part.name for part in dataclasses.fields(cls) if part.metadata.get("later")}
+    if set(content) | later != names:
+        wrong = sorted((set(content) | later) ^ names)
         raise SedonaError(f"{cls.__name__}: fields missing or unknown: {', '.join(map(str, wrong))}")
     return cls(**{name: _decode_value(hints[name], value) for name, value in content.items()})
 

@@ -25,6 +25,7 @@ from sedona_nb.bilevel import Hypergradient, Problem, Weights
 from sedona_nb.errors import SedonaError
 from sedona_nb.heads import HeadConfig
 from sedona_nb.lean.program import Program
+from sedona_nb.lean.replay import RecordedProgram
 from sedona_nb.memory import WeightMemory
 from sedona_nb.networks import NetworkConfig
 from sedona_nb.rates import cosine
@@ -45,6 +46,7 @@ class _Search:
         seed: int,
         device: torch.device,
         folder: Path | None,
+        graphs: bool,
     ):
         self.config, self.seed, self.device, self.folder = config, seed, device, folder
         base = network.build(pictures.num_classes, pictures.image_size, pictures.in_channels, mix(seed, "network"))
@@ -71,7 +73,9 @@ class _Search:
         )
         self.program = None
         if config.backend == "adjoint":
-            self.program = Program(self.relaxed, (pictures.in_channels, *[pictures.image_size] * 2))
+            make = RecordedProgram if graphs else Program
+            picture = pictures.in_channels, *[pictures.image_size] * 2
+            self.program = make(self.relaxed, picture, config.precision)
         self.memory = WeightMemory(
             config.memory_size, config.keep, config.eviction, None if folder is None else folder / "memory"
         )
@@ -225,6 +229,7 @@ def run(
     seed: int = 0,
     device: torch.device | str = "cpu",
     folder: Path | str | None = None,
+    graphs: bool = False,
 ) -> SearchResult:
     """Run Algorithm 1 from wherever `folder` says it stands.
 
@@ -236,6 +241,7 @@ def run(
         seed: of weights, split, batches and sampling.
         device: where to compute.
         folder: checkpoints and weight memory; None keeps all in RAM, and a killed search is lost.
+        graphs: record the passes as CUDA graphs (`lean.replay`); backend "adjoint" on a GPU.
 
     Raises:
         SedonaError: contradictory settings, too little memory or room on disk (found out before the first step), a
@@ -243,8 +249,12 @@ def run(
             (which layer, which step).
     """
     device, folder = torch.device(device), None if folder is None else Path(folder)
+    if graphs and (device.type != "cuda" or config.backend != "adjoint"):
+        raise SedonaError(
+            f"graphs need device 'cuda' and backend 'adjoint', not {device.type!r} and {config.backend!r}"
+        )
     free = devices.free_memory(device)
-    search = _Search(pictures, network, config, heads or HeadConfig(), seed, device, folder)
+    search = _Search(pictures, network, config, heads or HeadConfig(), seed, device, folder, graphs)
     search.resume()
     if search.state.searched < config.outer_steps or search.state.pretrained < config.pretrain_steps:
         needed = budget.estimate(

@@ -8,10 +8,12 @@ from torch import Tensor
 
 from sedona_nb.bilevel import BACKENDS, OBJECTIVES, InnerConfig
 from sedona_nb.errors import SedonaError, choose
+from sedona_nb.lean.program import PRECISIONS
 from sedona_nb.memory import EVICTIONS, KEEPS
 
 INNER_RATES = ("outer_cosine", "stored_step")
 RENEWAL_BATCHES = ("first", "new")
+LATER = {"later": True}  # a field that records of before do not have, see `records`
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class SearchConfig:
     renewal_batch: str = "first"  # of the step that is stored: the first inner step's; released code: a "new" one
     backend: str = "adjoint"
     padding: int | None = None  # crop padding; None: the data set's own; released code on CIFAR-10: 2
+    precision: str = field(default="float32", metadata=LATER)  # of convolutions, see `lean.program.PRECISIONS`
 
     def __post_init__(self) -> None:
         choose(self.keep, KEEPS, "choice of snapshots to keep")
@@ -44,6 +47,9 @@ class SearchConfig:
         choose(self.renewal_batch, RENEWAL_BATCHES, "renewal_batch")
         choose(self.objective, OBJECTIVES, "objective")
         choose(self.backend, BACKENDS, "backend")
+        choose(self.precision, PRECISIONS, "precision")
+        if self.precision != "float32" and self.backend != "adjoint":
+            raise SedonaError(f"precision {self.precision!r} needs backend 'adjoint', not {self.backend!r}")
         if min(self.pretrain_steps, self.outer_steps) < 0 or self.snapshot_every < 1:
             raise SedonaError("pretrain_steps and outer_steps must be at least 0, snapshot_every at least 1")
 

@@ -20,5 +20,6 @@ classifier      the last layer's head
 reading         from modules to nodes
 assembly        the whole network, and the ways up and down through it
 program         the passes
+replay          passes recorded as CUDA graphs
 parameters      all weights as one vector
 """

@@ -44,6 +44,7 @@ class Assembly:
         relaxed: the network.
         picture: (C, H, W) of the pictures.
         layout: where its parameters are entered.
+        dtype: in which its convolutions are computed; None: that of the weights.
 
     Attributes:
         images: where the pictures of a pass are put.
@@ -54,9 +55,15 @@ class Assembly:
         SedonaError: a layer that no node stands for (which one, and which backend takes it).
     """
 
-    def __init__(self, relaxed: RelaxedNetwork, picture: tuple[int, int, int], layout: Layout):
+    def __init__(
+        self,
+        relaxed: RelaxedNetwork,
+        picture: tuple[int, int, int],
+        layout: Layout,
+        dtype: torch.dtype | None = None,
+    ):
         channels, height, width = picture
-        reader = Reader(layout)
+        reader = Reader(layout, dtype)
         self.images = Images((height, width, channels))
         self.layers: list[Layer] = []
         source = self.images

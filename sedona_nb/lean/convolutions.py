@@ -136,6 +136,23 @@ class TinyDepthwise:
                         yield (everything, i, j), (everything, r, c), 3 * tap[0] + tap[1]
 
 
+@dataclass(frozen=True)
+class Reduced:
+    """Another class's convolution computed in a shorter format; maps and weights come and go in their own."""
+
+    inner: Bilinear
+    dtype: torch.dtype
+
+    def apply(self, x: Tensor, w: Tensor) -> Tensor:
+        """As `inner`."""
+        return self.inner.apply(x.to(self.dtype), w.to(self.dtype)).to(x.dtype)
+
+    def pull(self, x: Tensor, g: Tensor, w: Tensor, to_x: bool = True, to_w: bool = True) -> Pulled:
+        """As `inner`."""
+        found = self.inner.pull(*(one.to(self.dtype) for one in (x, g, w)), to_x, to_w)
+        return tuple(None if one is None else one.to(x.dtype) for one in found)
+
+
 def choose(kernel: int, stride: int, padding: int, groups: int, in_channels: int, pixels: int) -> Bilinear:
     """The class for a convolution whose input maps have `pixels` pixels."""
     if kernel == 1 and stride == 1 and padding == 0 and groups == 1:

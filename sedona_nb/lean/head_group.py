@@ -11,7 +11,7 @@ together, layer by layer next to each other at every stage; they differ in what 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -48,6 +48,19 @@ class HeadGroup:
     bias: Slot
     scales: Tensor | None = None
     factors: Tensor | None = None
+    _constants: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
+
+    def constants(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """One over each head's pixels (heads, 1, 1), and `order`, on the device of `like`; sent there once."""
+        if (
+            self._constants is None
+            or self._constants[0].device != like.device
+            or self._constants[0].dtype != like.dtype
+        ):
+            pixels = [tail.pixels for tail in self.tails for _ in range(sum(tail.counts))]
+            order = torch.tensor(self.order, device=like.device)
+            self._constants = 1 / like.new_tensor(pixels)[:, None, None], order
+        return self._constants
 
     def run(self, run: Run, targets: Tensor, mixture: Tensor) -> tuple[Tensor, Tensor]:
         """One visit: forward and, if the run asks for it, backward into the gates.
@@ -101,10 +114,9 @@ class MixedScores:
 
     def __init__(self, group: HeadGroup, run: Run, mixture: Tensor):
         self.group, self.run_ = group, run
-        self.mixing = torch.block_diag(*mixture)[:, group.order]
         weight, self.bias = group.weight.of(run.weights), group.bias.of(run.weights)
-        pixels = [tail.pixels for tail in group.tails for _ in range(sum(tail.counts))]
-        self.per_pixel = 1 / weight.new_tensor(pixels)[:, None, None]
+        self.per_pixel, self.order = group.constants(weight)
+        self.mixing = torch.block_diag(*mixture).index_select(1, self.order)
         self.weight = weight * self.per_pixel  # for sums over maps instead of averages
         if run.direction is not None:
             self.weight_d = group.weight.of(run.direction) * self.per_pixel
@@ -117,8 +129,7 @@ class MixedScores:
     def to_mixture(self) -> Tensor:
         """The derivatives to the layers' mixtures, (layers, M)."""
         layers = len(self.mixing)
-        blocks = torch.empty_like(self.to_mixing)
-        blocks[:, self.group.order] = self.to_mixing
+        blocks = torch.empty_like(self.to_mixing).index_copy_(1, self.order, self.to_mixing)
         return blocks.view(layers, layers, -1).diagonal().t()
 
     def add(self, pooled: Tensor, targets: Tensor) -> Tensor:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
+from sedona_nb.errors import choose
 from sedona_nb.lean.assembly import Assembly
 from sedona_nb.lean.nodes import Run, Workspace
 from sedona_nb.lean.parameters import Layout
@@ -14,6 +16,7 @@ from sedona_nb.relaxed import RelaxedNetwork
 
 CHUNK = 1 << 19  # numbers a chunk holds on a CPU: two megabytes in float32, to stay in cache
 WHOLE = 1 << 62  # on a GPU a batch is one chunk
+PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
 
 
 class MixedGradient(NamedTuple):
@@ -43,18 +46,20 @@ class Program:
     Args:
         relaxed: the network.
         picture: (C, H, W) of the pictures.
+        precision: of the convolutions, a key of `PRECISIONS`; all else is computed in the weights' own.
 
     Attributes:
         layout: where each parameter lies in the vectors.
         parts: nodes, in the order in which a pass visits them.
 
     Raises:
-        SedonaError: as `Assembly`.
+        SedonaError: as `Assembly`, or an unknown precision.
     """
 
-    def __init__(self, relaxed: RelaxedNetwork, picture: tuple[int, int, int]):
+    def __init__(self, relaxed: RelaxedNetwork, picture: tuple[int, int, int], precision: str = "float32"):
+        dtype = PRECISIONS[choose(precision, PRECISIONS, "precision")]
         self.layout = Layout(relaxed)
-        self.parts = Assembly(relaxed, picture, self.layout)
+        self.parts = Assembly(relaxed, picture, self.layout, dtype)
         self.workspace = Workspace()
 
     @property

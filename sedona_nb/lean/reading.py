@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
+import torch
 from torch import nn
 
 from sedona_nb.errors import SedonaError
 from sedona_nb.heads import InvertedResidual, MixedHead
 from sedona_nb.lean.classifier import Classifier
-from sedona_nb.lean.convolutions import Bilinear, Pointwise, PointwiseGroups, choose
+from sedona_nb.lean.convolutions import Bilinear, Pointwise, PointwiseGroups, Reduced, choose
 from sedona_nb.lean.gates import Channels, Gate, Stack
 from sedona_nb.lean.head_group import HeadGroup
 from sedona_nb.lean.junctions import Junction, MaxPool, Residual, Selection
@@ -58,9 +59,15 @@ class HeadParts:
 
 @dataclass
 class Reader:
-    """Translates modules into nodes and lays out their parameters on the way."""
+    """Translates modules into nodes and lays out their parameters on the way.
+
+    Attributes:
+        layout: where parameters are entered.
+        dtype: in which units convolve, see `convolutions.Reduced`; None: that of the weights.
+    """
 
     layout: Layout
+    dtype: torch.dtype | None = None
 
     def layer(self, module: nn.Module, source: Source) -> tuple[list[Unit | Junction], Source]:
         """A layer of the base network: its nodes in order, and its output."""
@@ -134,6 +141,7 @@ class Reader:
                 bilinear, shape = PointwiseGroups(), (groups, out // groups, first.in_channels)
         elif count > 1 and not depthwise:
             unknown(first)
+        bilinear = bilinear if self.dtype is None else Reduced(bilinear, self.dtype)
         weight = self.layout.slot([conv.weight for conv, _ in pairs], shape)
         norms = [norm for _, norm in pairs]
         outside = [(side + 2 * padding - kernel) // stride + 1 for side in (height, width)]
