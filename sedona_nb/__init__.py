@@ -66,6 +66,7 @@ MODULES = (
     "drawing",
     "diagrams",
     "charts",
+    "speed_charts",
     "viz",
     "widgets",
     "places",

@@ -1,7 +1,7 @@
 """A choice that knows about speed: how much of what alpha wants must be given up for how much parallel speed.
 
     points = frontier.pareto(alpha, beta, times, num_blocks=4)   # LayerTimes from `layer_times`
-    frontier.chart(points, {"paper": frontier.point(published, alpha, times), ...})
+    frontier.point(published, alpha, times)                      # where the paper's choice lies; `viz.front` draws
 
 The paper cuts where abar_1 is largest, however unequal the blocks become; DGL cuts evenly, whatever alpha says.
 Both are points of a plane: the sum of abar_1 over the layers behind which is cut, and the speed-up that the
@@ -10,16 +10,13 @@ slowest block allows. `pareto` finds all decouplings that no other one beats in 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from sedona_nb.decoupling import Decoupling
 from sedona_nb.discretization import check_blocks
-from sedona_nb.drawing import BLUE, CYCLE, FAINT, INK, drawing
 from sedona_nb.errors import SedonaError
 from sedona_nb.heads import HEADS
 from sedona_nb.layer_times import BANDWIDTH, LayerTimes
@@ -125,32 +122,6 @@ def _surest(allowed: np.ndarray, shares: np.ndarray, num_blocks: int) -> tuple[i
         end = int(way[end])
         splits.append(end)
     return tuple(reversed(splits[:-1]))
-
-
-def chart(points: Sequence[Point], marked: Mapping[str, Point], note: str = "") -> Figure:
-    """The front as a stair, and marked decouplings beside it.
-
-    Raises:
-        SedonaError: no points.
-    """
-    if not points:
-        raise SedonaError("a front without points")
-    with drawing(6.2, 3.8, note=note) as figure:
-        axes = figure.subplots()
-        x, y = [one.speedup for one in points], [one.confidence for one in points]
-        axes.step(x, y, where="pre", color=FAINT, linewidth=1.2, zorder=1)
-        axes.plot(x, y, "o", color=BLUE, markersize=4, label="Pareto front")
-        for (name, one), colour, marker in zip(marked.items(), CYCLE[1:] * 9, "s^Dv*" * 9, strict=False):
-            axes.plot(
-                one.speedup, one.confidence, marker, color=colour, markeredgecolor=INK, markersize=7, label=name
-            )
-        blocks = points[0].decoupling.num_blocks
-        axes.set(
-            xlabel=f"speed-up over backprop with {blocks} devices (model)",
-            ylabel=r"sum of $\bar\alpha_1$ over the splits",
-        )
-        axes.legend(loc="best")
-    return figure
 
 
 def _check(alpha: Tensor, times: LayerTimes, layers: int) -> None:

@@ -15,6 +15,7 @@ from sedona_nb.charts import (
 from sedona_nb.comparisons import cost_bars, cost_ratios, learned_sizes, search_costs, searches_compared
 from sedona_nb.diagrams import backward_graphs, decoupling_diagram, search_space
 from sedona_nb.drawing import Drawing, drawing, save
+from sedona_nb.speed_charts import front, gantt
 
 __all__ = [
     "Drawing",
@@ -26,6 +27,8 @@ __all__ = [
     "decoupling_diagram",
     "depth_profile",
     "drawing",
+    "front",
+    "gantt",
     "learned_sizes",
     "method_bars",
     "save",

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sedona_nb import frontier, layer_times, schedule, timelines
+from sedona_nb import frontier, layer_times, schedule, timelines, viz
 from sedona_nb.blocks import LocalLoss, decouple
 from sedona_nb.decoupling import Decoupling
 from sedona_nb.errors import SedonaError
@@ -132,10 +132,10 @@ class TestPareto:
         alpha, beta = torch.randn(8, 2, generator=draw), torch.randn(8, 4, generator=draw)
         points = frontier.pareto(alpha, beta, times, 3)
         even = frontier.point(Decoupling(9, (3, 6), ("aux1", "aux1")), alpha, times)
-        (axes,) = frontier.chart(points, {"even": even}).axes
+        (axes,) = viz.front(points, {"even": even}).axes
         assert {text.get_text() for text in axes.get_legend().get_texts()} == {"Pareto front", "even"}
         with pytest.raises(SedonaError, match="without points"):
-            frontier.chart([], {})
+            viz.front([], {})
 
 
 class TestTimelines:
@@ -157,15 +157,15 @@ class TestTimelines:
 
     def test_shares_are_of_the_workers_own_time(self) -> None:
         table = timelines.shares(self.SPANS)
-        assert table.loc[1, ["forward", "backward", "idle"]].tolist() == pytest.approx([100 / 3, 200 / 3, 0])
-        assert table.loc[2, "idle"] == pytest.approx(100 * 5 / 17)  # five gaps of a second in 6 * 2 + 5
+        assert table[1] == pytest.approx({"forward": 100 / 3, "backward": 200 / 3, "idle": 0})
+        assert table[2]["idle"] == pytest.approx(100 * 5 / 17)  # five gaps of a second in 6 * 2 + 5
 
     def test_gantt_draws_every_span(self) -> None:
-        figure = timelines.gantt({"model": self.SPANS, "one device": schedule.greedy([BlockTimes(1, 2)] * 2, 3)})
+        figure = viz.gantt({"model": self.SPANS, "one device": schedule.greedy([BlockTimes(1, 2)] * 2, 3)})
         many, one = figure.axes
         assert len(many.patches) == len(self.SPANS)
         assert [text.get_text() for text in many.get_yticklabels()] == ["block 1", "block 2"]
         assert [text.get_text() for text in one.get_yticklabels()] == ["all blocks"]
         assert len(one.patches) == 12
         with pytest.raises(SedonaError, match="timeline 'empty' has no spans"):
-            timelines.gantt({"empty": []})
+            viz.gantt({"empty": []})
