@@ -58,6 +58,7 @@ MODULES = (
     "layer_times",
     "timelines",
     "frontier",
+    "provenance",
     "records",
     "runs",
     "methods",

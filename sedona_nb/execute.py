@@ -129,7 +129,7 @@ def _forget(profile: str, data: str) -> int:
 
     name = pictures.load(data).name
     store = runs.RunStore(profiles.load(profile).results)
-    old = [r for r in store.records() if r.provenance.profile == profile and r.spec.data == name]
+    old = [r for r in store.records() if r.provenance.profile == profile and getattr(r.spec, "data", None) == name]
     for record in old:
         store.forget(record.spec)
     return len(old)

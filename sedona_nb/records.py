@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import json
-import platform
-import subprocess
 import types
 import typing
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
-import torch
-
 from sedona_nb.decoupling import Decoupling
-from sedona_nb.devices import describe
 from sedona_nb.errors import SedonaError, choose
 from sedona_nb.heads import HeadConfig
 from sedona_nb.networks import NetworkConfig
+from sedona_nb.provenance import Provenance
 from sedona_nb.search_config import SearchConfig
 from sedona_nb.train_config import TrainConfig
 
@@ -68,23 +61,21 @@ class RunSpec:
             raise SedonaError('method "continuous" needs alpha and beta, every other method a decoupling')
 
 
-Spec = SearchSpec | RunSpec
-
-
 @dataclass(frozen=True)
-class Provenance:
-    """Where and with what a record was made."""
+class TimingSpec:
+    """What is timed: every kind of layer and head of a network, see `layer_times`; its record says where."""
 
-    device: str
-    threads: int
-    seconds: float
-    peak_memory: int  # bytes, of the process on a CPU, of the device otherwise
-    python: str
-    torch: str
-    torchvision: str
-    package: str
-    commit: str | None  # of this repository; "+" behind it: with changes that were not committed
-    profile: str  # which sizes were asked for; the spec has the sizes themselves
+    network: NetworkConfig
+    num_classes: int
+    image_size: int
+    batch_size: int
+    in_channels: int = 3
+    device: str = "cpu"  # its type; on a CPU with one thread, in processor time
+    heads: HeadConfig = field(default_factory=HeadConfig)
+
+
+Spec = SearchSpec | RunSpec | TimingSpec
+KINDS = {"search": SearchSpec, "training": RunSpec, "timing": TimingSpec}
 
 
 @dataclass(frozen=True)
@@ -97,7 +88,7 @@ class Record:
 
     def to_json(self) -> str:
         """The file's text."""
-        kind = "search" if isinstance(self.spec, SearchSpec) else "training"
+        (kind,) = (name for name, spec_class in KINDS.items() if type(self.spec) is spec_class)
         content = {
             "format": FORMAT,
             "kind": kind,
@@ -121,9 +112,8 @@ class Record:
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             found = content.get("format") if isinstance(content, dict) else None
             raise SedonaError(f"record format {found!r}; this version reads format {FORMAT}")
-        kinds = {"search": SearchSpec, "training": RunSpec}
         try:
-            spec_class = kinds[choose(content["kind"], kinds, "kind of record")]
+            spec_class = KINDS[choose(content["kind"], KINDS, "kind of record")]
             return cls(
                 decode(spec_class, content["spec"]), content["result"], decode(Provenance, content["provenance"])
             )
@@ -186,6 +176,8 @@ def _decode_value(hint: Any, value: Any) -> Any:
         return decode(hint, value)
     if typing.get_origin(hint) is tuple:
         return _as_tuple(value)
+    if typing.get_origin(hint) is dict:
+        return {name: _decode_value(typing.get_args(hint)[1], one) for name, one in value.items()}
     return value
 
 
@@ -193,49 +185,11 @@ def _as_tuple(value: Any) -> Any:
     return tuple(map(_as_tuple, value)) if isinstance(value, list) else value
 
 
-def provenance(device: torch.device, seconds: float, peak_memory: int, profile: str) -> Provenance:
-    """The provenance of something that just ran here."""
-    return Provenance(
-        device=describe(device),
-        threads=torch.get_num_threads(),
-        seconds=round(seconds, 2),
-        peak_memory=peak_memory,
-        python=platform.python_version(),
-        torch=torch.__version__,
-        torchvision=_version("torchvision"),
-        package=_version("sedona-nb"),
-        commit=_commit(),
-        profile=profile,
-    )
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "unknown"
-
-
-@functools.cache
-def _commit() -> str | None:
-    """The commit of the folder that this file lies in, if it is a git checkout."""
-
-    def git(*arguments: str) -> str:
-        here = Path(__file__).resolve().parent
-        return subprocess.run(
-            ["git", *arguments], cwd=here, capture_output=True, text=True, check=True, timeout=10
-        ).stdout.strip()
-
-    try:
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", "*.py")
-        return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
 def protocol(spec: Spec) -> str:
     """One line for captions: what ran, on what, for how long."""
     network = f"{spec.network.name} {spec.network.width:g}x"
+    if isinstance(spec, TimingSpec):
+        return f"{network}, {spec.in_channels}x{spec.image_size}x{spec.image_size}, batch {spec.batch_size}"
     if isinstance(spec, SearchSpec):
         config = spec.search
         return (

@@ -10,18 +10,19 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import time
 from pathlib import Path
 
 import torch
 
-from sedona_nb import devices, search, training
+from sedona_nb import devices, layer_times, provenance, search, training
 from sedona_nb import relaxed as relax
 from sedona_nb.atomic import write_text
 from sedona_nb.blocks import decouple
 from sedona_nb.continuous import ContinuousNetwork
 from sedona_nb.data import ImageData
 from sedona_nb.errors import SedonaError
-from sedona_nb.records import Record, RunSpec, SearchSpec, Spec, provenance, spec_hash
+from sedona_nb.records import Record, RunSpec, SearchSpec, Spec, TimingSpec, decode, spec_hash
 from sedona_nb.search_config import SearchResult
 from sedona_nb.seeds import mix
 
@@ -109,7 +110,7 @@ def find_or_search(
         name: value.tolist() if isinstance(value, torch.Tensor) else value
         for name, value in ((part.name, getattr(outcome, part.name)) for part in dataclasses.fields(outcome))
     }
-    origin = provenance(device, outcome.seconds, devices.peak_memory(device), profile)
+    origin = provenance.here(device, outcome.seconds, devices.peak_memory(device), profile)
     record = Record(spec, as_json(result), origin)
     store.save(record)
     return record
@@ -158,10 +159,55 @@ def find_or_train(
         "curve": [[step, list(losses), error] for step, losses, error in outcome.curve],
     }
     record = Record(
-        spec, as_json(result), provenance(device, outcome.seconds, devices.peak_memory(device), profile)
+        spec, as_json(result), provenance.here(device, outcome.seconds, devices.peak_memory(device), profile)
     )
     store.save(record)
     return record
+
+
+def find_or_time(
+    spec: TimingSpec, store: RunStore, device: torch.device | str = "cpu", profile: str = ""
+) -> Record:
+    """The record of a network's layers, timed if the store has none; `layer_times_of` gives the times back.
+
+    On a CPU everything is timed with one thread and in processor time, which other work disturbs least.
+
+    Raises:
+        SedonaError: the device is not of the spec's type.
+    """
+    found = store.load(spec)
+    if found is not None:
+        return found
+    device = torch.device(device)
+    if device.type != spec.device:
+        raise SedonaError(f"the spec is for device {spec.device!r}, not {device.type!r}")
+    threads, began = torch.get_num_threads(), time.perf_counter()
+    clock = time.perf_counter
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+        clock = time.process_time
+    try:
+        times = layer_times.measure(
+            spec.network,
+            spec.num_classes,
+            spec.image_size,
+            spec.in_channels,
+            spec.batch_size,
+            spec.heads,
+            device,
+            clock=clock,
+        )
+        origin = provenance.here(device, time.perf_counter() - began, devices.peak_memory(device), profile)
+    finally:
+        torch.set_num_threads(threads)
+    record = Record(spec, as_json(dataclasses.asdict(times)), origin)
+    store.save(record)
+    return record
+
+
+def layer_times_of(record: Record) -> layer_times.LayerTimes:
+    """The `LayerTimes` of a timing's record."""
+    return decode(layer_times.LayerTimes, record.result)
 
 
 def as_json(result: dict) -> dict:

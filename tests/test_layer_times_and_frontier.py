@@ -5,18 +5,20 @@ from __future__ import annotations
 import itertools
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from sedona_nb import frontier, layer_times, schedule, timelines, viz
+from sedona_nb import frontier, layer_times, runs, schedule, timelines, viz
 from sedona_nb.blocks import LocalLoss, decouple
 from sedona_nb.decoupling import Decoupling
 from sedona_nb.errors import SedonaError
 from sedona_nb.heads import HEADS
 from sedona_nb.layer_times import LayerTimes
 from sedona_nb.networks import NetworkConfig
+from sedona_nb.records import TimingSpec, protocol
 from sedona_nb.schedule import BlockTimes, Span
 from sedona_nb.training import TrainConfig, make_optimizers
 
@@ -169,3 +171,23 @@ class TestTimelines:
         assert len(one.patches) == 12
         with pytest.raises(SedonaError, match="timeline 'empty' has no spans"):
             viz.gantt({"empty": []})
+
+
+class TestTimingRecords:
+    SPEC = TimingSpec(NetworkConfig("vgg11", 1 / 16), 10, 32, 8, in_channels=1)
+
+    def test_found_again_and_whole(self, tmp_path: Path) -> None:
+        store = runs.RunStore(tmp_path)
+        record = runs.find_or_time(self.SPEC, store)
+        times = runs.layer_times_of(record)
+        assert runs.layer_times_of(runs.find_or_time(self.SPEC, store)) == times
+        assert runs.layer_times_of(store.records()[0]) == times
+        assert len(times.forward) == 8
+        assert min(times.forward + times.backward + times.update) > 0
+        assert {len(row) for row in times.heads.values()} == {7}
+        assert times.outputs[0] == 4 * 16 * 16
+        assert protocol(self.SPEC) == "vgg11 0.0625x, 1x32x32, batch 8"
+
+    def test_device_of_the_spec(self, tmp_path: Path) -> None:
+        with pytest.raises(SedonaError, match="the spec is for device 'cuda', not 'cpu'"):
+            runs.find_or_time(replace(self.SPEC, device="cuda"), runs.RunStore(tmp_path))
