@@ -1,13 +1,14 @@
 """Two blocks in two processes against everything else that two cores can do with the same network.
 
     python benchmarks/asynchronous.py                        # VGG-19 0.25x, CIFAR-10 shapes, B = 128: 10 minutes
-    python benchmarks/asynchronous.py --network resnet50 --batch 64
+    python benchmarks/asynchronous.py --network resnet50 --batch 32
     python benchmarks/asynchronous.py --split 6 --head aux4  # instead of the published and the best-balanced split
 
 Every contender trains for real, batches and their augmentation included, and takes the same steps; what is quoted
-is the clock between the ends of two steps, after a warm-up. Contenders are fresh processes that take turns, the
-median over rounds counts. Each process has one thread, except for backprop with two threads. DDP gives each rank
-half of the batch; the pipelines cut the network at the same layer into two stages, four micro-batches a step.
+is the median of the clock between the ends of two steps, after a warm-up. Contenders are fresh processes that take
+turns, the median over rounds counts. Each process has one thread, except for backprop with two threads. DDP gives
+each rank half of the batch; the pipelines cut the network at the same layer into two stages, four micro-batches a
+step.
 
 "limit" is what no queue can beat: greedy training on one core over the slower of the two blocks, from times of
 layers taken apart in the same run (processor time, one thread, nothing else running).
@@ -81,11 +82,17 @@ def spec_of(options: argparse.Namespace, decoupling: Decoupling, pictures: data.
 
 def timed(options: argparse.Namespace, step: Callable[[int], None]) -> float:
     """Seconds a step after the warm-up."""
+    ends = []
     for number in range(options.steps):
-        if number == WARM_UP:
-            began = time.perf_counter()
         step(number)
-    return (time.perf_counter() - began) / (options.steps - WARM_UP)
+        ends.append(time.perf_counter())
+    return between(ends)
+
+
+def between(ends: list[float]) -> float:
+    """The median time between the ends of steps, which a burst of other work on the machine leaves alone."""
+    ends = ends[WARM_UP - 1 :]
+    return statistics.median(after - before for before, after in zip(ends, ends[1:], strict=False))
 
 
 def serial(options: argparse.Namespace, decoupling: Decoupling) -> float:
@@ -109,8 +116,7 @@ def asynchronous(options: argparse.Namespace, decoupling: Decoupling) -> float:
     with tempfile.TemporaryDirectory() as folder:
         pipeline.train(spec, options.data, folder, options.depth, threads=1, timeline=True)
         rows = json.loads((Path(folder) / f"timeline-{decoupling.num_blocks}.json").read_text())
-    ends = [row[3] for row in rows if row[0] == "backward"]
-    return (ends[-1] - ends[WARM_UP - 1]) / (options.steps - WARM_UP)
+    return between([row[3] for row in rows if row[0] == "backward"])
 
 
 def with_torch(options: argparse.Namespace, kind: str, decoupling: Decoupling) -> float | None:
@@ -226,14 +232,17 @@ def compare(options: argparse.Namespace, decouplings: list[Decoupling], times: l
             found[name].append(child(options, role, threads, ranks))
             print(f"round {turn + 1}: {name} {found[name][-1]:.3f} s", file=sys.stderr)
     reference = found["backprop, 1 thread"]
+    summary: dict = {"seconds": {}, "blocks": {}}
     for name, seconds in found.items():
         ratio = statistics.median(a / b for a, b in zip(reference, seconds, strict=True))
+        summary["seconds"][name] = statistics.median(seconds)
         print(f"{name:40s} {statistics.median(seconds):7.3f} s a step {ratio:6.2f} x backprop on one core")
     for one in decouplings:
         blocks = times.of(one)
         slowest = max(block.training for block in blocks)
         greedy = sum(block.training for block in blocks)
         tag = f"{one.splits} {one.heads[0]}"
+        summary["blocks"][tag] = [block.training for block in blocks]
         ratios = [
             a / b for a, b in zip(found[f"greedy, 1 thread, {tag}"], found[f"asynchronous, {tag}"], strict=True)
         ]
@@ -243,6 +252,18 @@ def compare(options: argparse.Namespace, decouplings: list[Decoupling], times: l
             f"({statistics.median(ratios) * slowest / greedy:.0%}); limit over backprop "
             f"{schedule.limit(blocks):.2f}"
         )
+
+    if options.json:
+        summary["protocol"] = protocol(options)
+        Path(options.json).write_text(json.dumps(summary, indent=1) + "\n")
+
+
+def protocol(options: argparse.Namespace) -> str:
+    """What is measured, and where."""
+    return (
+        f"{options.network} 0.25x on {options.data}, B = {options.batch}, {options.steps} steps, {options.rounds} "
+        f"rounds, queue depth {options.depth}, {describe(CPU)}, {os.cpu_count()} cores, torch {torch.__version__}"
+    )
 
 
 def main() -> None:
@@ -255,6 +276,7 @@ def main() -> None:
     parser.add_argument("--data", default="cifar10-jpeg")
     parser.add_argument("--split", type=int)
     parser.add_argument("--head", default="aux4")
+    parser.add_argument("--json", help="file for the numbers")
     parser.add_argument("--threads", type=int, default=1, help=argparse.SUPPRESS)
     parser.add_argument("--role", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -276,10 +298,7 @@ def main() -> None:
         decouplings = [Decoupling(layers, (options.split,), (options.head,))]
     else:
         decouplings = list(dict.fromkeys([Decoupling.published(options.network, 2), balanced(times)]))
-    print(
-        f"{options.network} 0.25x on {options.data}, B = {options.batch}, {options.steps} steps, queue depth "
-        f"{options.depth}, {describe(CPU)}, torch {torch.__version__}"
-    )
+    print(protocol(options))
     compare(options, decouplings, times)
 
 

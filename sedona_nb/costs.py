@@ -29,22 +29,44 @@ def multiply_accumulates(
     `other_operations`: 0 by default, 1 in a counter that fits the paper (see `table1`).
     Runs on the meta device: no arithmetic, no memory, whatever the width.
     """
+
+    def count(layer: nn.Module, x: Tensor, y: Tensor) -> int:
+        if isinstance(layer, nn.Conv2d):
+            return y.numel() * layer.in_channels // layer.groups * layer.kernel_size[0] * layer.kernel_size[1]
+        if isinstance(layer, nn.Linear):
+            return y.numel() * layer.in_features
+        if isinstance(layer, nn.BatchNorm2d | nn.BatchNorm1d):
+            return x.numel() * norm_operations
+        return x.numel() * other_operations
+
+    return _sum_over_parts(module, input_shape, count)
+
+
+def traffic(module: nn.Module, input_shape: tuple[int, int, int]) -> int:
+    """Numbers of one picture's maps that a device reads and writes: each part reads its input, writes its output.
+
+    Where arithmetic is cheap, as in half precision on a GPU, this decides the time. Weights are not counted: they
+    are read once for a whole batch.
+    """
+    return _sum_over_parts(module, input_shape, lambda _, x, y: x.numel() + y.numel())
+
+
+PARTS = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.BatchNorm1d, nn.ReLU, nn.MaxPool2d, nn.AdaptiveAvgPool2d)
+
+
+def _sum_over_parts(
+    module: nn.Module, input_shape: tuple[int, int, int], count: Callable[[nn.Module, Tensor, Tensor], int]
+) -> int:
+    """`count(part, input, output)` over all `PARTS` that one picture passes."""
     total = 0
 
-    def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def add(part: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal total
-        if isinstance(layer, nn.Conv2d):
-            kernel = layer.kernel_size[0] * layer.kernel_size[1]
-            total += output.numel() * layer.in_channels // layer.groups * kernel
-        elif isinstance(layer, nn.Linear):
-            total += output.numel() * layer.in_features
-        elif isinstance(layer, nn.BatchNorm2d | nn.BatchNorm1d):
-            total += inputs[0].numel() * norm_operations
-        elif isinstance(layer, nn.ReLU | nn.MaxPool2d | nn.AdaptiveAvgPool2d):
-            total += inputs[0].numel() * other_operations
+        if isinstance(part, PARTS):
+            total += count(part, inputs[0], output)
 
     shadow = _on_meta(module)
-    hooks = [part.register_forward_hook(count) for part in shadow.modules()]
+    hooks = [part.register_forward_hook(add) for part in shadow.modules()]
     try:
         shadow.eval()(torch.empty(1, *input_shape, device="meta"))
         if hasattr(shadow, "similarity_features"):  # PredSim's second head is not on the way to the scores

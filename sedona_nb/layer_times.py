@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from sedona_nb.costs import build_on_meta
 from sedona_nb.decoupling import Decoupling
 from sedona_nb.devices import synchronize
 from sedona_nb.errors import SedonaError
@@ -95,6 +96,46 @@ class LayerTimes:
         return inner + sum(self.update) + self.classifier
 
 
+def counted(
+    network: NetworkConfig,
+    num_classes: int,
+    image_size: int,
+    count: Callable[[nn.Module, tuple[int, int, int]], int],
+    in_channels: int = 3,
+    config: HeadConfig | None = None,
+) -> LayerTimes:
+    """Times if a device took as long as `count` says, for one picture; the unit does not matter for a speed-up.
+
+    Args:
+        network: the base network.
+        num_classes, image_size, in_channels: of the data set.
+        count: of a part and the (C, H, W) of its input: `costs.multiply_accumulates` (a device that computes),
+            `costs.traffic` (one that moves numbers). A backward pass counts as two forward passes, an update not.
+        config: of the heads.
+    """
+
+    def head(name: str, shape: tuple[int, int, int]) -> float:
+        made = build_on_meta(lambda: build_head(name, *shape[:2], num_classes, network.width, config))
+        return 3.0 * count(made, shape)
+
+    base = build_on_meta(lambda: network.build(num_classes, image_size, in_channels))
+    *shapes, last = [(channels, size, size) for channels, size, _ in base.cut_shapes]
+    inputs = [(in_channels, image_size, image_size), *shapes]
+    forward = tuple(float(count(layer, shape)) for layer, shape in zip(base.layers, inputs, strict=True))
+    twice = tuple(2 * value for value in forward)
+    known = {(name, shape): head(name, shape) for name in HEADS for shape in set(shapes)}
+    return LayerTimes(
+        1,
+        forward,
+        twice,
+        twice,
+        (0.0,) * len(forward),
+        heads={name: tuple(known[name, shape] for shape in shapes) for name in HEADS},
+        classifier=3.0 * count(base.classifier, last),
+        outputs=tuple(channels * size**2 for channels, size, _ in shapes),
+    )
+
+
 def measure(
     network: NetworkConfig,
     num_classes: int,
@@ -145,7 +186,7 @@ def measure(
         *(tuple(column) for column in columns),
         heads={name: tuple(values) for name, values in heads.items()},
         classifier=watch.head(base.classifier, x, labels),
-        outputs=tuple(channels * size**2 for channels, size, _ in base.cut_shapes),
+        outputs=tuple(channels * size**2 for channels, size, _ in base.cut_shapes[:-1]),
     )
 
 

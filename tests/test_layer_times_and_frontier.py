@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from sedona_nb import frontier, layer_times, runs, schedule, timelines, viz
+from sedona_nb import costs, frontier, layer_times, runs, schedule, timelines, viz
 from sedona_nb.blocks import LocalLoss, decouple
 from sedona_nb.decoupling import Decoupling
 from sedona_nb.errors import SedonaError
-from sedona_nb.heads import HEADS
+from sedona_nb.heads import HEADS, build_head
 from sedona_nb.layer_times import LayerTimes
 from sedona_nb.networks import NetworkConfig
 from sedona_nb.records import TimingSpec, protocol
@@ -79,6 +79,27 @@ class TestLayerTimes:
                 seconds.append(time.process_time() - began)
             assert 0.7 < sorted(seconds)[4] / wanted.training < 1.4
             x = y
+
+
+class TestCounted:
+    NETWORK = NetworkConfig("resnet18", 0.25)
+
+    def test_layers_and_classifier_add_up_to_the_network(self) -> None:
+        """In both counts; the heads are those of `build_head` on the layer's shape."""
+        base = costs.build_on_meta(lambda: self.NETWORK.build(10, 32))
+        for count in (costs.multiply_accumulates, costs.traffic):
+            times = layer_times.counted(self.NETWORK, 10, 32, count)
+            parts = torch.nn.Sequential(*base.layers, base.classifier)
+            assert sum(times.forward) + times.classifier / 3 == pytest.approx(count(parts, (3, 32, 32)))
+            assert times.backward == times.backward_alone == tuple(2 * value for value in times.forward)
+            channels, size, _ = base.cut_shapes[2]
+            head = costs.build_on_meta(lambda c=channels, s=size: build_head("aux2", c, s, 10, 0.25))
+            assert times.heads["aux2"][2] == 3 * count(head, (channels, size, size))
+
+    def test_traffic_of_a_small_network_by_hand(self) -> None:
+        net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.BatchNorm2d(4), torch.nn.ReLU())
+        pixels = 8 * 8
+        assert costs.traffic(net, (3, 8, 8)) == pixels * ((3 + 4) + (4 + 4) + (4 + 4))
 
 
 class TestPareto:
@@ -186,6 +207,7 @@ class TestTimingRecords:
         assert min(times.forward + times.backward + times.update) > 0
         assert {len(row) for row in times.heads.values()} == {7}
         assert times.outputs[0] == 4 * 16 * 16
+        assert len(times.outputs) == 7
         assert protocol(self.SPEC) == "vgg11 0.0625x, 1x32x32, batch 8"
 
     def test_device_of_the_spec(self, tmp_path: Path) -> None:
