@@ -161,13 +161,17 @@ class BatchStream:
         """Whole batches in one pass over the pictures."""
         return self.num_items // self.batch_size
 
-    def batch(self, number: int) -> tuple[Tensor, Tensor]:
-        """Batch `number` (from 0): pictures (B, C, H, W), channels last, and labels (B,)."""
+    def batch(self, number: int, part: slice = slice(None)) -> tuple[Tensor, Tensor]:
+        """Batch `number` (from 0): pictures (B, C, H, W), channels last, and labels (B,).
+
+        `part` makes only these pictures of it, the same ones as in the whole batch.
+        """
         items = self.items(number)
         if not self.augment:
-            return self._selection.plain(items)
-        rows, columns, outside = self._sources(items, number)
-        items = items.to(self._selection.device)
+            return self._selection.plain(items[part])
+        # Random numbers are drawn for the whole batch, whichever part is wanted.
+        rows, columns, outside = (None if one is None else one[part] for one in self._sources(items, number))
+        items = items[part].to(self._selection.device)
         pictures = self._selection.pictures
         source = (items[:, None, None] * pictures.height + rows) * pictures.width + columns  # (B, H, W)
         pixels = pictures.pixels.index_select(0, source.view(-1))  # (B*H*W, C)

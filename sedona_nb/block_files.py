@@ -20,10 +20,10 @@ from sedona_nb import atomic
 
 
 class BlockFiles:
-    """The files of block number `rank` + 1 in a run's folder."""
+    """The files of block number `block` + 1 in a run's folder; of its replicas, the first writes and all read."""
 
-    def __init__(self, folder: Path, rank: int):
-        self.folder = folder / f"block-{rank + 1}"
+    def __init__(self, folder: Path, block: int):
+        self.folder = folder / f"block-{block + 1}"
 
     def path(self, step: int) -> Path:
         """Where the checkpoint of `step` is or would be."""

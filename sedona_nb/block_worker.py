@@ -3,6 +3,7 @@
 The first block makes the batches and, between them, gives the instructions: evaluate these pictures, write a
 checkpoint, take up the best weights, stop. Everything travels in one queue from block to block (`messages`), so
 each block acts on an instruction exactly after its own steps up to there, and nobody waits for anybody else.
+Replicas of a block wait for each other at every step, and only the first one evaluates and writes (`replicas`).
 
 A block hands its activations on before its own backward pass, as the serial trainer computes them: the numbers are
 the same at any depth of the queues.
@@ -12,50 +13,46 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from sedona_nb import atomic, block_files, data, runs, training
+from sedona_nb import atomic, block_files, block_share, instructions, replicas, training
 from sedona_nb.blocks import BlockNetwork
 from sedona_nb.errors import SedonaError
 from sedona_nb.evaluate import Tally
 from sedona_nb.jobs import Job
-from sedona_nb.messages import EVALUATE, MARK, TRAIN, Header, Receiver, Sender, Slot
-from sedona_nb.run_pictures import RunPictures
+from sedona_nb.messages import EVALUATE, MARK, TRAIN, Header, Receiver, Sender
+from sedona_nb.replicas import Groups, Position
 from sedona_nb.train_config import Checkpoint, TrainOutcome
 
-EVALUATED, CHECKPOINT, LOAD_BEST, STOP = range(4)  # instructions
 Report = Callable[[int, dict[str, float]], None]
 
 
 class BlockWorker:
-    """A block with its optimiser, its end of the queues, and where the run stands."""
+    """A block with its optimiser, its end of the queues, and where the run stands.
 
-    def __init__(self, job: Job, rank: int, groups: list[dist.ProcessGroup], store: dist.Store, report: Report):
-        self.job, self.rank, self.store, self.report = job, rank, store, report
+    Between messages it holds these and nothing else of size: `depth` slots for what comes and one for what goes.
+    """
+
+    def __init__(self, job: Job, position: Position, groups: Groups, store: dist.Store, report: Report):
+        self.job, self.position, self.team, self.store, self.report = job, position, groups.block, store, report
         self.config, self.device = job.spec.train, torch.device(job.device)
-        pictures = data.load(job.data)
-        runs.check_pictures(job.spec, pictures)
-        network = runs.build(job.spec, pictures)
-        self.count, self.name = len(network.blocks), network.names[rank]
-        self.block = network.blocks[rank].to(self.device, memory_format=torch.channels_last)
+        share = block_share.take(job, position, self.device)
+        self.block, self.name, self.pictures = share.block, share.name, share.pictures
         (self.optimizer,) = training.make_optimizers(BlockNetwork([self.block]), self.config)
-        self.files = block_files.BlockFiles(Path(job.folder), rank)
-        self.pictures = RunPictures(pictures, self.config, job.spec.seed, self.device) if rank == 0 else None
-        self.slots = [
-            Slot(self.config.batch_size, block.out_shape, below + 1, pictures.num_classes)
-            for below, block in enumerate(network.blocks[:-1])
-        ]
-        del network, pictures
+        self.files = block_files.BlockFiles(Path(job.folder), position.block)
+        if self.team is not None:
+            replicas.spread(self.block, position, self.team)
         self.incoming = self.outgoing = None
-        if rank > 0:
-            self.incoming = Receiver(groups[rank - 1], rank - 1, self.slots[rank - 1], self.device, job.depth)
-        if not self.is_last:
-            self.outgoing = Sender(groups[rank], rank + 1, self.slots[rank], self.device)
+        if groups.below is not None:
+            lower = position.rank - position.replicas
+            self.incoming = Receiver(groups.below, lower, share.below, self.device, job.depth)
+        if groups.above is not None:
+            self.outgoing = Sender(groups.above, position.rank + position.replicas, share.above, self.device)
         self.step, self.pending = 0, []
         self.curve: list[tuple[int, tuple[float, ...], float]] = []  # of the last block, as `best` and `found`
         self.best_step, self.best_error, self.undecided = 0, float("inf"), None
@@ -63,21 +60,17 @@ class BlockWorker:
         self.events: list[tuple[str, int, float, float]] = []
         self.seconds, self.clock = 0.0, time.perf_counter()
 
-    @property
-    def is_last(self) -> bool:
-        """Whether this block holds the classifier."""
-        return self.rank == self.count - 1
-
     # -- the queue -----------------------------------------------------------------------------------------------
 
     def run(self) -> None:
         """Work until the run is over."""
-        if self.rank == 0:
-            for header, images, labels in self.instructions():
+        if self.incoming is None:
+            entries = instructions.entries(self.pictures, self.config, self.position, self.step)
+            for header, images, labels in entries:
                 self.handle(header, images, labels, [], [])
         else:
             header = None
-            while header is None or (header.kind, header.detail) != (MARK, STOP):
+            while header is None or (header.kind, header.detail) != (MARK, instructions.STOP):
                 began = time.perf_counter()
                 with self.incoming.receive() as message:
                     self.note("wait", began)
@@ -87,27 +80,6 @@ class BlockWorker:
                     self.handle(header, message.activations, message.labels, below, losses)
         if self.outgoing is not None:
             self.outgoing.flush()
-
-    def instructions(self) -> Iterator[tuple[Header, Tensor, Tensor]]:
-        """What the first block begins with, in order; called from the step where the run stands."""
-        nothing = torch.empty(0), torch.empty(0, dtype=torch.int64)
-        config = self.config
-        while self.step < config.steps:
-            images, labels = self.pictures.batch(self.step)
-            yield Header(TRAIN, self.step, len(labels)), images, labels
-            if self.step % config.evaluate_every == 0 or self.step == config.steps:
-                yield from self.evaluation("validation")
-                yield Header(MARK, self.step, 0, CHECKPOINT), *nothing
-        for mark in (LOAD_BEST, STOP):
-            for split in ("validation", "test"):
-                yield from self.evaluation(split)
-            yield Header(MARK, self.step, 0, mark), *nothing
-
-    def evaluation(self, split: str) -> Iterator[tuple[Header, Tensor, Tensor]]:
-        """All pictures of a split, and that these were all."""
-        for images, labels in self.pictures.evaluation(split, self.config.batch_size):
-            yield Header(EVALUATE, self.step, len(labels)), images, labels
-        yield Header(MARK, self.step, 0, EVALUATED), torch.empty(0), torch.empty(0, dtype=torch.int64)
 
     def handle(self, header: Header, x: Tensor, labels: Tensor, scores: list[Tensor], losses: list[float]) -> None:
         """One message: work on it, and hand it on."""
@@ -144,12 +116,14 @@ class BlockWorker:
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.rate(header.step)
         seed = training.dropout_seed(self.job.spec.seed, header.step)
-        _, loss = self.block.local_step(x, labels, self.config.loss, seed, hand_on)
+        _, loss = self.block.local_step(x, labels, self.config.loss, self.position.seed(seed), hand_on)
+        if self.team is not None:
+            loss = replicas.average(self.block, loss, self.team)
         self.optimizer.step()
         self.note("backward", self.events[-1][3] if self.events else began)
         self.pending.append(loss)
         self.step = header.step + 1
-        if self.is_last:
+        if self.position.judges:
             self.report(self.step, {})
 
     @torch.no_grad()
@@ -167,7 +141,7 @@ class BlockWorker:
 
     def evaluated(self, losses: list[float]) -> list[float]:
         """A split is through."""
-        if self.is_last:
+        if self.position.judges:
             self.found.append(self.tally.result())
             self.tally = Tally()
         return losses
@@ -179,15 +153,17 @@ class BlockWorker:
         training.refuse_non_finite(steps, [self.name], self.step, self.config.lr)
         losses = [*losses, *training.mean_losses(steps)]
         self.pending = []
+        if not self.position.leads:
+            return losses
         self.decide()
-        if self.is_last:
+        if self.position.judges:
             (errors,) = self.found
             self.found = []
             self.curve.append((self.step, tuple(losses), errors.top1))
             if errors.top1 < self.best_error:
                 self.best_step, self.best_error = self.step, errors.top1
         self.save()
-        if self.is_last:
+        if self.position.judges:
             self.store.set(f"best/{self.step}", str(self.best_step))
             self.report(self.step, {"loss": losses[-1], "validation_error": self.curve[-1][2]})
         self.undecided = self.step
@@ -210,14 +186,15 @@ class BlockWorker:
 
     def stop(self, losses: list[float]) -> list[float]:
         """The end: the last block has found errors of the last and of the best weights."""
-        self.block.load_state_dict(self.files.load(self.step, self.device)["block"])
+        if self.position.leads:
+            self.block.load_state_dict(self.files.load(self.step, self.device)["block"])
         return losses
 
     # -- files ---------------------------------------------------------------------------------------------------
 
     def identity(self) -> str:
-        """What checkpoints must agree on."""
-        return repr(self.job.spec)
+        """What checkpoints must agree on; replicas change the numbers, the depth of queues does not."""
+        return repr(self.job.spec) + (f" x {self.job.replicas}" if self.job.replicas > 1 else "")
 
     def save(self) -> None:
         """Write this block's checkpoint."""
@@ -234,7 +211,11 @@ class BlockWorker:
         self.files.save(self.step, state)
 
     def resume(self, step: int) -> None:
-        """Take up the checkpoint of `step`, which every block has; 0: the beginning."""
+        """Take up the checkpoint of `step`, which every block has; 0: the beginning.
+
+        Raises:
+            SedonaError: it is damaged, or of a run with other settings.
+        """
         if step == 0:
             return
         saved = self.files.load(step, self.device)
@@ -243,8 +224,8 @@ class BlockWorker:
         self.block.load_state_dict(saved["block"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.curve, (self.best_step, self.best_error) = saved["curve"], saved["best"]
-        self.step, self.undecided, self.seconds = step, step, saved["seconds"]
-        if self.is_last:
+        self.step, self.undecided, self.seconds = step, step if self.position.leads else None, saved["seconds"]
+        if self.position.judges:
             self.store.set(f"best/{step}", str(self.best_step))
 
     def outcome(self) -> TrainOutcome:
@@ -256,5 +237,5 @@ class BlockWorker:
     def write_timeline(self) -> None:
         """What this process did when, for `schedule`: rows (what, step, start, end), seconds."""
         if self.job.timeline:
-            path = Path(self.job.folder) / f"timeline-{self.rank + 1}.json"
+            path = Path(self.job.folder) / f"timeline-{self.position.rank + 1}.json"
             atomic.write_text(path, json.dumps(self.events) + "\n")

@@ -15,11 +15,13 @@ class Job:
     Attributes:
         spec: the run.
         data: name or path of the data set.
-        folder: for the blocks' checkpoints; on several machines a shared one, or each its own.
+        folder: for the blocks' checkpoints; on several machines a shared one, or each its own if all
+            replicas of a block are on one machine.
         depth: slots of a queue.
         device: type of the device, "cpu" or "cuda".
         threads: of each process.
         timeline: write what each process did when.
+        replicas: processes a block, each with its part of every batch.
     """
 
     spec: RunSpec
@@ -29,6 +31,7 @@ class Job:
     device: str = "cpu"
     threads: int = 1
     timeline: bool = False
+    replicas: int = 1
 
     def to_json(self) -> str:
         """All fields as one JSON object."""

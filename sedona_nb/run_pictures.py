@@ -43,9 +43,9 @@ class RunPictures:
             device,
         )
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Training batch number `step`: images (B, C, H, W), labels (B,)."""
-        return self.stream.batch(step)
+    def batch(self, step: int, part: slice = slice(None)) -> tuple[Tensor, Tensor]:
+        """Training batch number `step`, or a part of it: images (B, C, H, W), labels (B,)."""
+        return self.stream.batch(step, part)
 
     def evaluation(self, split: str, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of the held-out ("validation") or of the test pictures ("test")."""

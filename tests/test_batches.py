@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -110,6 +111,18 @@ def test_a_batch_depends_on_seed_and_number_alone(device):
     for again in (stream.batch(7), fresh.batch(7)):
         assert torch.equal(again[0], seventh[0])
         assert torch.equal(again[1], seventh[1])
+
+
+@pytest.mark.parametrize("rotation", [0.0, 10.0])
+@pytest.mark.parametrize("augment", [True, False])
+def test_parts_of_a_batch_are_the_batch(augment, rotation, device):
+    images, labels = pictures(70)
+    augmentation = dataclasses.replace(COLOUR, rotation=rotation)
+    stream = BatchStream(images, labels, None, 12, augmentation, seed=1, device=device, augment=augment)
+    whole = stream.batch(3)
+    parts = [stream.batch(3, slice(start, start + 4)) for start in (0, 4, 8)]
+    for one, pieces in zip(whole, zip(*parts, strict=True), strict=True):
+        assert torch.equal(torch.cat(pieces), one)
 
 
 def test_seeds_epochs_and_batches_have_nothing_in_common():

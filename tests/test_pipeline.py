@@ -10,54 +10,15 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
-from pathlib import Path
 
-import psutil
 import pytest
 import torch
+from pipeline_runs import free_port, kill_one, node, same, serial, spec_of, workers
 
-from sedona_nb import data, pipeline, runs, training
-from sedona_nb.blocks import BlockNetwork, LocalLoss
-from sedona_nb.decoupling import Decoupling
+from sedona_nb import data, meeting, pipeline, runs
+from sedona_nb.blocks import LocalLoss
 from sedona_nb.errors import SedonaError
 from sedona_nb.messages import Slot
-from sedona_nb.networks import NetworkConfig
-from sedona_nb.records import RunSpec
-from sedona_nb.train_config import TrainConfig
-
-LAYERS = 8
-CONFIG = TrainConfig(steps=13, batch_size=32, lr=0.05, warmup_steps=3, evaluate_every=5, padding=2)
-
-
-def spec_of(blocks: int, **changes) -> RunSpec:
-    """VGG-11 on digits with dropout, BatchNorm, augmentation, warm-up and cosine."""
-    pictures = data.load("digits")
-    network = NetworkConfig("vgg11", 0.125, dropout=0.3)
-    decoupling = Decoupling.uniform(LAYERS, blocks, head="aux2")
-    return RunSpec(
-        pictures.name, pictures.fingerprint, network, "given", replace(CONFIG, **changes), decoupling, seed=3
-    )
-
-
-def serial(spec: RunSpec) -> tuple[training.TrainOutcome, BlockNetwork]:
-    """What the serial trainer gives, and the trained network."""
-    pictures = data.load("digits")
-    network = runs.build(spec, pictures)
-    return training.train(network, pictures, spec.train, spec.seed), network
-
-
-def same(one: training.TrainOutcome, other: training.TrainOutcome) -> bool:
-    return (one.curve, one.best, one.last) == (other.curve, other.best, other.last)
-
-
-def workers(folder: Path) -> list[psutil.Process]:
-    """Processes of the run in `folder`."""
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        if any(str(folder) in part for part in process.info["cmdline"] or []):
-            found.append(process)
-    return found
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4])
@@ -86,16 +47,6 @@ def test_dropout_depends_on_the_step_and_the_block_alone():
     assert one[-1] == again[-1] != other[-1]
 
 
-def kill_one(folder: Path, blocks: int, delay: float, killed: list[int]) -> None:
-    """kill -9 a random worker some time after the first complete checkpoint."""
-    while len(list(folder.glob("block-*/step-*.pt"))) < blocks:
-        time.sleep(0.005)
-    time.sleep(delay)
-    victim = random.choice(workers(folder))
-    killed.append(int(victim.environ()["RANK"]))
-    victim.kill()
-
-
 @pytest.mark.parametrize("attempt", range(2))
 def test_killed_worker_ends_the_run_which_resumes_to_the_same_numbers(attempt, tmp_path, one_thread):
     spec = spec_of(3, steps=120, evaluate_every=6)
@@ -106,7 +57,7 @@ def test_killed_worker_ends_the_run_which_resumes_to_the_same_numbers(attempt, t
     with pytest.raises(SedonaError) as caught:
         pipeline.train(spec, "digits", tmp_path, depth=2, threads=1)
     thread.join()
-    assert str(caught.value) == f"{pipeline.block_names(spec)[killed[0]]} was killed by signal SIGKILL"
+    assert str(caught.value) == f"{meeting.block_names(spec)[killed[0]]} was killed by signal SIGKILL"
     assert not workers(tmp_path)
     assert same(pipeline.train(spec, "digits", tmp_path, depth=2, threads=1), wanted)
     # Again, with nothing left to train: the outcome alone.
@@ -218,29 +169,6 @@ def test_wrong_requests_are_refused_before_anything_starts(tmp_path):
         with pytest.raises(SedonaError, match=f"port {port} is in use"):
             pipeline.train(spec, "digits", tmp_path, port=port)
     assert not workers(tmp_path)
-
-
-def node(spec: Path, folder: Path, port: int, rank: int, nodes: int, *more: str) -> subprocess.Popen:
-    """torchrun for one process, as on a machine of its own."""
-    return subprocess.Popen(
-        [
-            *(sys.executable, "-m", "torch.distributed.run"),
-            *("--nnodes", str(nodes), "--node-rank", str(rank), "--nproc-per-node", "1"),
-            *("--master-addr", "127.0.0.1", "--master-port", str(port)),
-            *("-m", "sedona_nb.pipeline", "--spec", str(spec), "--data", "digits", "--folder", str(folder)),
-            *("--device", "cpu", *more),
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 def test_two_groups_of_processes_under_torchrun(tmp_path, one_thread):

@@ -1,0 +1,62 @@
+"""What one process keeps of a run's network and pictures: its block, and pictures only if batches are made there.
+
+Every process builds the whole network from the run's seed and loads the data set, which says how many classes and
+channels there are. Both go when `take` returns. For that moment a process needs the memory of the whole network;
+pictures on a CPU are a mapped file, of which it reads next to nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from sedona_nb import data, runs
+from sedona_nb.blocks import Block
+from sedona_nb.jobs import Job
+from sedona_nb.messages import Slot
+from sedona_nb.replicas import Position
+from sedona_nb.run_pictures import RunPictures
+
+
+@dataclass
+class Share:
+    """A process's part of the run.
+
+    Attributes:
+        block: on the process's device.
+        name: of the block, for people.
+        below, above: sizes of the messages that the block gets and hands on; None in the first and last block.
+        pictures: in the first block's processes only.
+    """
+
+    block: Block
+    name: str
+    below: Slot | None
+    above: Slot | None
+    pictures: RunPictures | None
+
+
+def take(job: Job, position: Position, device: torch.device) -> Share:
+    """Build the network, load the pictures, and keep what `position` needs.
+
+    Raises:
+        SedonaError: pictures that are not there, or not the spec's.
+    """
+    pictures = data.load(job.data)
+    runs.check_pictures(job.spec, pictures)
+    network = runs.build(job.spec, pictures)
+    batch = job.spec.train.batch_size // position.replicas
+
+    def slot(lower: int) -> Slot:
+        """The messages from block `lower` to the next."""
+        return Slot(batch, network.blocks[lower].out_shape, lower + 1, pictures.num_classes)
+
+    first = position.block == 0
+    return Share(
+        network.blocks[position.block].to(device, memory_format=torch.channels_last),
+        network.names[position.block],
+        None if first else slot(position.block - 1),
+        None if position.is_last else slot(position.block),
+        RunPictures(pictures, job.spec.train, job.spec.seed, device) if first else None,
+    )
