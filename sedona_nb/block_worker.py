@@ -66,8 +66,12 @@ class BlockWorker:
         """Work until the run is over."""
         if self.incoming is None:
             entries = instructions.entries(self.pictures, self.config, self.position, self.step)
+            began = time.perf_counter()
             for header, images, labels in entries:
+                if header.kind != MARK:
+                    self.note("batch", began)
                 self.handle(header, images, labels, [], [])
+                began = time.perf_counter()
         else:
             header = None
             while header is None or (header.kind, header.detail) != (MARK, instructions.STOP):

@@ -23,9 +23,8 @@ from torch import Tensor, nn
 from sedona_nb.errors import SedonaError
 from sedona_nb.seeds import mix
 
-PATIENCE = timedelta(
-    hours=2
-)  # for as long, replicas may wait while the first one evaluates; torch's own limit on GPUs: 10 min
+# For as long, replicas may wait while the first one evaluates; torch's own limit on GPUs is ten minutes.
+PATIENCE = timedelta(hours=2)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from sedona_nb.schedule import Span
 
 # Colour and hatch of each kind of work; hatches tell them apart in grey.
 LOOKS = {
+    "batch": ("#d5e8c8", "//"),
     "forward": (SKY, ""),
     "backward": (BLUE, ""),
     "update": (GREEN, "//"),

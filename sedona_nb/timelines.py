@@ -14,7 +14,7 @@ from pathlib import Path
 from sedona_nb.errors import SedonaError
 from sedona_nb.schedule import Span
 
-KINDS = ("forward", "backward", "update", "send", "wait", "evaluate", "checkpoint")
+KINDS = ("batch", "forward", "backward", "update", "send", "wait", "evaluate", "checkpoint")
 
 
 def read(folder: Path | str) -> list[Span]:
