@@ -68,7 +68,7 @@ def recipe(name: str, mean: tuple[float, ...], std: tuple[float, ...]) -> Augmen
     CIFAR-10 and Tiny-ImageNet follow the released code. Neither source says anything about the others:
     digits are shifted by 2 pixels and never mirrored (a mirrored digit is another sign); Fashion-MNIST is padded
     by 2, as in the code of Nøkland & Eidnes, and mirrored; any other tree of pictures is padded by 4 and mirrored.
-    The paper's RandomResizedCrop for ImageNet needs pictures of their original size and is not provided.
+    The paper's RandomResizedCrop for ImageNet needs pictures of their original size: see `streamed_pictures`.
     """
     if name in ("cifar10", "cifar10-jpeg"):
         return CIFAR10

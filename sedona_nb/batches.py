@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 
 from sedona_nb.augmentation import Augmentation
+from sedona_nb.epoch_order import EpochOrder
 from sedona_nb.errors import SedonaError
+from sedona_nb.pixels import Normalizer
 from sedona_nb.seeds import mix
 
 
@@ -79,17 +81,16 @@ class _Selection:
                 f"pictures have {channels} channels, the augmentation's mean {len(augmentation.mean)}"
             )
         self.labels = labels.to(self.device)
-        self.batch_size, self.augmentation, self.dtype = batch_size, augmentation, dtype
-        # Repeated to a whole picture: along H*W*C values the subtraction runs at full speed, along C it crawls.
-        repeats = self.pictures.height * self.pictures.width * channels // len(augmentation.mean)
-        self._mean = (torch.tensor(augmentation.mean) * 255).repeat(repeats).to(self.device)  # (H*W*C,)
-        self._scale = (1 / (torch.tensor(augmentation.std) * 255)).repeat(repeats).to(self.device)
-
-    def normalised(self, pixels: Tensor) -> Tensor:
-        """(B, H*W*C) uint8 to (B, C, H, W) floats, channels last in memory."""
-        height, width = self.pictures.height, self.pictures.width
-        floats = pixels.to(torch.float32).sub_(self._mean).mul_(self._scale).to(self.dtype)
-        return floats.view(len(pixels), height, width, -1).permute(0, 3, 1, 2)
+        self.batch_size, self.augmentation = batch_size, augmentation
+        self.normalised = Normalizer(
+            augmentation.mean,
+            augmentation.std,
+            self.pictures.height,
+            self.pictures.width,
+            channels,
+            self.device,
+            dtype,
+        )
 
     def plain(self, items: Tensor) -> tuple[Tensor, Tensor]:
         """The batch of the pictures `items` (B,), normalised and nothing else."""
@@ -100,10 +101,9 @@ class _Selection:
 class BatchStream:
     """Training batches by number: batch i depends on (seed, i) and the arguments, never on what was drawn before.
 
-    Epoch e holds the batches e*batches_per_epoch up to (e+1)*batches_per_epoch - 1; each epoch visits each index
-    at most once, in its own order, and drops the last short batch. Random numbers are drawn on the CPU,
-    so every device gets the same batches; NumPy draws them, since its generators use all bits of a mixed seed and
-    torch's own on the CPU 32 of them, too few to keep the 64,000 batches of a run apart.
+    `EpochOrder` says which pictures a batch shows. Random numbers are drawn on the CPU, so every device gets the
+    same batches; NumPy draws them, since its generators use all bits of a mixed seed and torch's own on the CPU 32
+    of them, too few to keep the 64,000 batches of a run apart.
 
     Args:
         images: (N, C, H, W) uint8, or `DevicePictures` shared by several streams.
@@ -133,18 +133,11 @@ class BatchStream:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self._selection = _Selection(images, labels, indices, batch_size, augmentation, device, dtype)
-        if self.num_items < batch_size:
-            raise SedonaError(f"{self.num_items:,} pictures are fewer than one batch of {batch_size:,}")
-        if not isinstance(seed, Integral) or seed < 0:
-            raise SedonaError(f"seed {seed!r} is not allowed; allowed: integers of at least 0")
+        self._order = EpochOrder(self._selection.indices, batch_size, seed)
         self.seed, self.augment = int(seed), augment
         pictures, place = self._selection.pictures, self._selection.device
         self._row_numbers = torch.arange(pictures.height, device=place)[:, None]  # (H, 1)
         self._column_numbers = torch.arange(pictures.width, device=place)  # (W,)
-        self._order = (
-            0,
-            self._shuffled(0),
-        )  # the epoch at hand
 
     @property
     def num_items(self) -> int:
@@ -159,7 +152,7 @@ class BatchStream:
     @property
     def batches_per_epoch(self) -> int:
         """Whole batches in one pass over the pictures."""
-        return self.num_items // self.batch_size
+        return self._order.batches_per_epoch
 
     def batch(self, number: int, part: slice = slice(None)) -> tuple[Tensor, Tensor]:
         """Batch `number` (from 0): pictures (B, C, H, W), channels last, and labels (B,).
@@ -185,18 +178,7 @@ class BatchStream:
         Raises:
             SedonaError: a batch number that is no integer of at least 0.
         """
-        if not isinstance(number, Integral) or number < 0:
-            raise SedonaError(f"batch number {number!r} is not allowed; allowed: integers of at least 0")
-        epoch, place = divmod(int(number), self.batches_per_epoch)
-        held, order = self._order
-        if held != epoch:
-            order = self._shuffled(epoch)
-            self._order = (epoch, order)
-        return order[place * self.batch_size : (place + 1) * self.batch_size]
-
-    def _shuffled(self, epoch: int) -> Tensor:
-        order = np.random.default_rng(mix(self.seed, "epoch", epoch)).permutation(self.num_items)
-        return self._selection.indices[torch.from_numpy(order)]
+        return self._order.items(number)
 
     def _sources(self, items: Tensor, number: int) -> tuple[Tensor, Tensor, Tensor | None]:
         """For each target pixel its source row and column, (B, H, 1) and (B, 1, W) or, rotated, (B, H, W) both.

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 import torch
 
-from sedona_nb import data, runs
+from sedona_nb import data, run_pictures, runs
 from sedona_nb.blocks import Block
 from sedona_nb.jobs import Job
 from sedona_nb.messages import Slot
+from sedona_nb.precision import PRECISIONS
 from sedona_nb.replicas import Position
-from sedona_nb.run_pictures import RunPictures
 
 
 @dataclass
@@ -34,7 +34,7 @@ class Share:
     name: str
     below: Slot | None
     above: Slot | None
-    pictures: RunPictures | None
+    pictures: run_pictures.AnyRunPictures | None
 
 
 def take(job: Job, position: Position, device: torch.device) -> Share:
@@ -50,7 +50,8 @@ def take(job: Job, position: Position, device: torch.device) -> Share:
 
     def slot(lower: int) -> Slot:
         """The messages from block `lower` to the next."""
-        return Slot(batch, network.blocks[lower].out_shape, lower + 1, pictures.num_classes)
+        kind = PRECISIONS[job.spec.train.precision]
+        return Slot(batch, network.blocks[lower].out_shape, lower + 1, pictures.num_classes, kind)
 
     first = position.block == 0
     return Share(
@@ -58,5 +59,5 @@ def take(job: Job, position: Position, device: torch.device) -> Share:
         network.names[position.block],
         None if first else slot(position.block - 1),
         None if position.is_last else slot(position.block),
-        RunPictures(pictures, job.spec.train, job.spec.seed, device) if first else None,
+        run_pictures.prepare(pictures, job.spec.train, job.spec.seed, device) if first else None,
     )

@@ -26,6 +26,7 @@ from sedona_nb.errors import SedonaError
 from sedona_nb.evaluate import Tally
 from sedona_nb.jobs import Job
 from sedona_nb.messages import EVALUATE, MARK, TRAIN, Header, Receiver, Sender
+from sedona_nb.precision import Arithmetic
 from sedona_nb.replicas import Groups, Position
 from sedona_nb.train_config import Checkpoint, TrainOutcome
 
@@ -44,6 +45,7 @@ class BlockWorker:
         share = block_share.take(job, position, self.device)
         self.block, self.name, self.pictures = share.block, share.name, share.pictures
         (self.optimizer,) = training.make_optimizers(BlockNetwork([self.block]), self.config)
+        self.arithmetic = Arithmetic(self.config.precision, self.device)
         self.files = block_files.BlockFiles(Path(job.folder), position.block)
         if self.team is not None:
             replicas.spread(self.block, position, self.team)
@@ -72,6 +74,7 @@ class BlockWorker:
                     self.note("batch", began)
                 self.handle(header, images, labels, [], [])
                 began = time.perf_counter()
+            self.pictures.close()
         else:
             header = None
             while header is None or (header.kind, header.detail) != (MARK, instructions.STOP):
@@ -120,10 +123,11 @@ class BlockWorker:
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.rate(header.step)
         seed = training.dropout_seed(self.job.spec.seed, header.step)
-        _, loss = self.block.local_step(x, labels, self.config.loss, self.position.seed(seed), hand_on)
+        seed = self.position.seed(seed)
+        _, loss = self.block.local_step(x, labels, self.config.loss, seed, hand_on, self.arithmetic)
         if self.team is not None:
             loss = replicas.average(self.block, loss, self.team)
-        self.optimizer.step()
+        self.arithmetic.step(self.optimizer)
         self.note("backward", self.events[-1][3] if self.events else began)
         self.pending.append(loss)
         self.step = header.step + 1
@@ -135,7 +139,8 @@ class BlockWorker:
         """Scores of this block's head with running statistics."""
         self.block.eval()
         began = time.perf_counter()
-        activations, own = self.block(x)
+        with self.arithmetic.autocast():
+            activations, own = self.block(x)
         if self.outgoing is None:
             self.tally.add([*scores, own], labels)
         else:
@@ -208,6 +213,7 @@ class BlockWorker:
             "identity": self.identity(),
             "block": self.block.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "arithmetic": self.arithmetic.state_dict(),
             "curve": self.curve,
             "best": [self.best_step, self.best_error],
             "seconds": self.seconds,
@@ -227,6 +233,7 @@ class BlockWorker:
             raise SedonaError(f"{self.job.folder} holds a run with other settings; choose another folder")
         self.block.load_state_dict(saved["block"])
         self.optimizer.load_state_dict(saved["optimizer"])
+        self.arithmetic.load_state_dict(saved["arithmetic"])
         self.curve, (self.best_step, self.best_error) = saved["curve"], saved["best"]
         self.step, self.undecided, self.seconds = step, step if self.position.leads else None, saved["seconds"]
         if self.position.judges:

@@ -7,7 +7,7 @@ update: with one block this is plain backpropagation, operation for operation.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -20,6 +20,7 @@ from sedona_nb.errors import SedonaError
 from sedona_nb.heads import HeadConfig, PredSimHead, build_head
 from sedona_nb.layered import LayeredNetwork
 from sedona_nb.losses import cross_entropy, predsim_loss
+from sedona_nb.precision import Arithmetic, full, reduced
 from sedona_nb.seeds import mix
 
 
@@ -56,15 +57,16 @@ class Block(nn.Module):
         self.first, self.last, self.out_shape = first, last, out_shape
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, C, H, W) -> activations to hand on (B, C', H', W'), and scores (B, classes)."""
-        activations = self.layers(x)
-        return activations, self.head(activations)
+        """(B, C, H, W) -> activations to hand on (B, C', H', W'), and scores (B, classes), at least float32."""
+        activations = reduced(self.layers(x))
+        return activations, full(self.head(activations))
 
     def loss(self, activations: Tensor, scores: Tensor, labels: Tensor, config: LocalLoss) -> Tensor:
         """The local loss: cross-entropy, and for a PredSim head the mixture of Nokland & Eidnes."""
         if isinstance(self.head, PredSimHead):
-            features = self.head.similarity_features(activations)
-            return predsim_loss(scores, features, labels, config.similarity_share)
+            features = full(self.head.similarity_features(activations))
+            with torch.autocast(features.device.type, enabled=False):  # would reduce the similarities themselves
+                return predsim_loss(scores, features, labels, config.similarity_share)
         return cross_entropy(scores, labels, config.smoothing, config.convention)
 
     def local_step(
@@ -74,6 +76,7 @@ class Block(nn.Module):
         config: LocalLoss,
         seed: int,
         hand_on: Callable[[Tensor], None] | None = None,
+        arithmetic: Arithmetic | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Forward pass, and backward pass of the own loss; gradients are added to `.grad`.
 
@@ -83,17 +86,20 @@ class Block(nn.Module):
             config: of the loss.
             seed: of the step, for dropout: its masks depend on this and on the block alone.
             hand_on: gets the activations, detached, before the head and the backward pass begin.
+            arithmetic: in which numbers; None: float32. In float16 gradients come scaled, for `Arithmetic.step`.
 
         Returns:
-            activations to hand on and the loss, both detached.
+            activations to hand on, in the arithmetic's type, and the loss, not scaled; both detached.
         """
-        with seeded_dropout(self, mix(seed, "block", self.first)):
-            activations = self.layers(x.detach())
-            if hand_on is not None:
-                hand_on(activations.detach())
-            scores = self.head(activations)
-        loss = self.loss(activations, scores, labels, config)
-        loss.backward()
+        arithmetic = arithmetic or Arithmetic()
+        with arithmetic.autocast():
+            with seeded_dropout(self, mix(seed, "block", self.first)):
+                activations = reduced(self.layers(x.detach()))
+                if hand_on is not None:
+                    hand_on(activations.detach())
+                scores = full(self.head(activations))
+            loss = self.loss(activations, scores, labels, config)
+        arithmetic.scaled(loss).backward()
         return activations.detach(), loss.detach()
 
 
@@ -121,15 +127,22 @@ class BlockNetwork(nn.Module):
             scores.append(block_scores)
         return scores
 
-    def backward(self, images: Tensor, labels: Tensor, config: LocalLoss, seed: int = 0) -> Tensor:
-        """`Block.local_step` of every block, from the first to the last.
+    def backward(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        config: LocalLoss,
+        seed: int = 0,
+        arithmetics: Sequence[Arithmetic] | None = None,
+    ) -> Tensor:
+        """`Block.local_step` of every block, from the first to the last; `arithmetics`: one a block.
 
         Returns:
             the K local losses, detached, (K,).
         """
         losses, x = [], images
-        for block in self.blocks:
-            x, loss = block.local_step(x, labels, config, seed)
+        for block, arithmetic in zip(self.blocks, arithmetics or [None] * len(self.blocks), strict=True):
+            x, loss = block.local_step(x, labels, config, seed, None, arithmetic)
             losses.append(loss)
         return torch.stack(losses)
 

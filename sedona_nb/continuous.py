@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from sedona_nb import relaxed as relax
 from sedona_nb.blocks import LocalLoss, seeded_dropout
 from sedona_nb.losses import cross_entropy
+from sedona_nb.precision import Arithmetic, full
 from sedona_nb.relaxed import RelaxedNetwork
 
 
@@ -40,15 +43,29 @@ class ContinuousNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Scores (B, classes) of the mixed heads of layers 1 .. L-1 and of the classifier."""
-        return self.relaxed(images, self.bbar).scores
+        return [full(scores) for scores in self.relaxed(images, self.bbar).scores]
 
-    def backward(self, images: Tensor, labels: Tensor, config: LocalLoss, seed: int = 0) -> Tensor:
-        """The mixed gradient (Eqs. 4-6) is put into `.grad`; returns the L losses, detached, (L,)."""
-        with seeded_dropout(self, seed):
+    def backward(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        config: LocalLoss,
+        seed: int = 0,
+        arithmetics: Sequence[Arithmetic] | None = None,
+    ) -> Tensor:
+        """The mixed gradient (Eqs. 4-6) is put into `.grad`; returns the L losses, detached, (L,).
+
+        In float16 all losses have one scale, since one gradient is made of all of them.
+        """
+        (arithmetic,) = arithmetics or [Arithmetic()]
+        with arithmetic.autocast(), seeded_dropout(self, seed):
             outputs = self.relaxed(images, self.bbar)
-        losses = [cross_entropy(scores, labels, config.smoothing, config.convention) for scores in outputs.scores]
+        losses = [
+            cross_entropy(full(scores), labels, config.smoothing, config.convention) for scores in outputs.scores
+        ]
         parameters = dict(self.relaxed.named_parameters())
-        gradient = relax.mixed_gradient(self.relaxed, parameters, outputs.activations, losses, self.abar)
+        scaled = [arithmetic.scaled(loss) for loss in losses]
+        gradient = relax.mixed_gradient(self.relaxed, parameters, outputs.activations, scaled, self.abar)
         for name, parameter in parameters.items():
             parameter.grad = gradient[name]
         return torch.stack([loss.detach() for loss in losses])

@@ -1,4 +1,4 @@
-"""Named data sets as uint8 tensors in memory, and seeded splits of them.
+"""Named data sets, as uint8 tensors in memory or read while training, and seeded splits of them.
 
 `SEDONA_DATA` says where data lies, `SEDONA_CACHE` where decoded pictures are kept. Nothing is downloaded unless
 asked, and no data set stands in for another under its name: `ImageData.name` and `.fingerprint` say what ran.
@@ -16,14 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sedona_nb import digits, stream_names
 from sedona_nb.augmentation import Augmentation, recipe
 from sedona_nb.errors import SedonaError, choose
 from sedona_nb.picture_cache import DecodedPictures, cache_folder, recall
 from sedona_nb.picture_sources import FolderSource, open_source
 from sedona_nb.places import home
 from sedona_nb.seeds import mix
+from sedona_nb.streamed_pictures import StreamedPictures, open_pictures
 
-NAMES = ("digits", "cifar10", "cifar10-jpeg", "fashion-mnist", "tiny-imagenet")
+NAMES = ("digits", "cifar10", "cifar10-jpeg", "fashion-mnist", "tiny-imagenet", *stream_names.ALWAYS)
 # Folders or zips that a name stands for, best first, and what the pictures in them are called wherever shown.
 TREES = {
     "cifar10": {"cifar10": "cifar10-jpeg"},  # a tree of pictures is a re-encoding: never shown as CIFAR-10 itself
@@ -34,8 +36,8 @@ TREES = {
         "tiny-imagenet": "tiny-imagenet",
         "tiny-imagenet-50": "tiny-imagenet-50",
     },
+    "imagenet": {"imagenet": "imagenet", "ImageNet": "imagenet", "ILSVRC2012": "imagenet"},
 }
-DIGITS_SPLIT_SEED = 2021  # one fixed split of the digits, whatever seed a run has
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,13 +87,16 @@ class ImageData:
         )
 
 
+Pictures = ImageData | StreamedPictures
+
+
 def load(
     name: str | Path,
     root: Path | str | None = None,
     download: bool = False,
     cache: Path | str | None = None,
     image_size: int | None = None,
-) -> ImageData:
+) -> Pictures:
     """Load a data set by name or path.
 
     Args:
@@ -99,11 +104,14 @@ def load(
             `root`); "cifar10-jpeg" (cifar10.zip or cifar10/ below `root`; "cifar10" takes it too where the
             original is missing, and is then called "cifar10-jpeg"); "tiny-imagenet" (tiny-imagenet-200 as
             distributed, or tiny-imagenet, or tiny-imagenet-50, folder or zip); a folder or zip in ImageFolder
-            layout, by path or by the name it has below `root`.
+            layout, by path or by the name it has below `root`. "imagenet", and "stream:" before the name or path
+            of a folder or zip: pictures that are read while training (`streamed_pictures`), at 224 pixels;
+            "stream@64:..." at 64.
         root: where data lies; default SEDONA_DATA, else the folder data of the repository.
         download: let torchvision download "cifar10" or "fashion-mnist" if the original files are missing.
         cache: folder of decoded pictures; default SEDONA_CACHE, else ~/.cache/sedona_nb.
-        image_size: for folders and zips: resize the shorter side to this, cut out the centre.
+        image_size: for folders and zips: resize the shorter side to this, cut out the centre. For pictures that
+            are read while training: the size that a network sees.
 
     Raises:
         SedonaError: unknown name, missing or damaged files, pictures that differ in size or do not fit into
@@ -112,11 +120,17 @@ def load(
     root = Path(root or os.environ.get("SEDONA_DATA") or home() / "data").expanduser()
     if image_size is not None and (not isinstance(image_size, int) or image_size < 1):
         raise SedonaError(f"image_size {image_size!r} is not allowed; allowed: pixels, at least 1, or None")
+    streamed = stream_names.parse(str(name))
+    if streamed is not None:
+        rest, size = streamed
+        if None not in (size, image_size) and size != image_size:
+            raise SedonaError(f"data {name!r} and image_size {image_size} contradict each other")
+        return open_pictures(*_find_tree(rest, root), size or image_size)
     shown, source, decode = None, None, None
     if name == "digits":
         _fixed_size(name, image_size)
-        source = f"scikit-learn {version('scikit-learn')}, split {DIGITS_SPLIT_SEED}"
-        shown, decode = name, _digits
+        source = f"scikit-learn {version('scikit-learn')}, split {digits.DIGITS_SPLIT_SEED}"
+        shown, decode = name, digits.read
     elif name in ("cifar10", "fashion-mnist"):
         from sedona_nb import torchvision_sets  # torchvision is slow to import, and digits do without
 
@@ -207,30 +221,3 @@ def _find_tree(name: str | Path, root: Path) -> tuple[str, Path]:
 def _called(stem: str) -> str:
     """What a folder or zip of this name is called wherever shown."""
     return {old: new for tree in TREES.values() for old, new in tree.items()}.get(stem, stem)
-
-
-def _digits() -> DecodedPictures:
-    """scikit-learn's 1,797 digits, 8x8 with 17 grey values, enlarged to 32x32, in fixed halves of 1,437 and 360.
-
-    Bilinear, since nearest would make blocks of 4x4 equal pixels, and the first 3x3 kernels of a network would see
-    nothing but their edges. All steps are exact in single precision, so the pixels are the same on every machine.
-    """
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    grey = torch.from_numpy(bunch.images).float()[:, None]  # (1797, 1, 8, 8), 0..16
-    large = torch.nn.functional.interpolate(grey, scale_factor=4, mode="bilinear", align_corners=False)
-    pictures = (large * (255 / 16)).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
-    labels = torch.from_numpy(bunch.target).long()
-    # Shuffled, then sorted by class: every fifth one is a test set with all classes in proportion.
-    shuffled = np.random.default_rng(DIGITS_SPLIT_SEED).permutation(len(labels))
-    by_class = torch.from_numpy(shuffled[np.argsort(bunch.target[shuffled], kind="stable")])
-    chosen = torch.zeros(len(labels), dtype=torch.bool)
-    chosen[by_class[::5]] = True
-    return DecodedPictures.measure(
-        pictures[~chosen],
-        labels[~chosen],
-        pictures[chosen],
-        labels[chosen],
-        tuple(str(digit) for digit in range(10)),
-    )

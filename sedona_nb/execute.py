@@ -20,6 +20,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NoReturn
 
+from sedona_nb import stream_names
 from sedona_nb.errors import SedonaError, choose
 from sedona_nb.notebook_process import Outcome, run
 from sedona_nb.progress import duration
@@ -176,12 +177,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if options.timeout is not None and not options.timeout > 0:
         raise SedonaError(f"--timeout {options.timeout:g}: minutes, more than 0")
     options.data = options.data or ("cifar10" if options.profile == "paper" else "digits")
-    if os.sep in options.data or options.data.endswith(
-        ".zip"
-    ):  # from a notebook's folder, it would mean another place
-        options.data = str(Path(options.data).expanduser().resolve())
-        if not Path(options.data).exists():
-            raise SedonaError(f"--data: no file or folder {options.data}")
+    prefix, data = stream_names.parted(options.data)
+    if os.sep in data or data.endswith(".zip"):  # from a notebook's folder, it would mean another place
+        data = str(Path(data).expanduser().resolve())
+        if not Path(data).exists():
+            raise SedonaError(f"--data: no file or folder {data}")
+    options.data = prefix + data
     if options.device != "auto":
         with ProcessPoolExecutor(max_workers=1) as elsewhere:
             elsewhere.submit(_check_device, options.device).result()

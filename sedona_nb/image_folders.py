@@ -145,7 +145,7 @@ def _annotations(source: PictureSource, name: str) -> dict[str, str]:
 
 
 def _size_of_first(source: PictureSource, name: str) -> int:
-    width, height = _with_name(source, name, lambda content: Image.open(io.BytesIO(content)).size)
+    width, height = with_name(source, name, lambda content: Image.open(io.BytesIO(content)).size)
     if width != height:
         raise SedonaError(
             f"{source.path}: picture {name!r} is {width}x{height}, not square; pass image_size to resize and crop"
@@ -159,7 +159,7 @@ def _decode_all(source: PictureSource, part: tuple[tuple[str, int], ...], size: 
     def decode(start: int) -> None:
         for place in range(start, min(start + PICTURES_A_TASK, len(part))):
             name = part[place][0]
-            picture = _with_name(source, name, lambda content: _decode(content, size if resize else None))
+            picture = with_name(source, name, lambda content: _decode(content, size if resize else None))
             if picture.shape != pictures[place].shape:
                 height, width, _ = picture.shape
                 raise SedonaError(
@@ -188,8 +188,12 @@ def _decode(content: bytes, image_size: int | None) -> Tensor:
     return torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(picture.height, picture.width, 3)
 
 
-def _with_name(source: PictureSource, name: str, use: Callable[[bytes], Result]) -> Result:
-    """`use` on the content of one file; whatever a damaged picture brings up becomes one line with its name."""
+def with_name(source: PictureSource, name: str, use: Callable[[bytes], Result]) -> Result:
+    """`use` on the content of one file of `source`.
+
+    Raises:
+        SedonaError: whatever a missing or damaged picture brings up, as one line with its name.
+    """
     content = source.read(name)
     try:
         return use(content)

@@ -14,14 +14,14 @@ from torch import Tensor
 
 from sedona_nb.messages import EVALUATE, MARK, TRAIN, Header
 from sedona_nb.replicas import Position
-from sedona_nb.run_pictures import SPLITS, RunPictures
+from sedona_nb.run_pictures import SPLITS, AnyRunPictures
 from sedona_nb.train_config import TrainConfig
 
 EVALUATED, CHECKPOINT, LOAD_BEST, STOP = range(4)
 Entry = tuple[Header, Tensor, Tensor]  # images (B, C, H, W) and labels (B,); empty with a MARK
 
 
-def entries(pictures: RunPictures, config: TrainConfig, position: Position, step: int) -> Iterator[Entry]:
+def entries(pictures: AnyRunPictures, config: TrainConfig, position: Position, step: int) -> Iterator[Entry]:
     """All that follows from where a run stands, in order.
 
     Of several replicas all train, each on its part of every batch, and the first evaluates; so the others have no
@@ -47,7 +47,7 @@ def entries(pictures: RunPictures, config: TrainConfig, position: Position, step
         yield _mark(mark, config.steps)
 
 
-def _evaluation(pictures: RunPictures, split: str, batch_size: int, step: int) -> Iterator[Entry]:
+def _evaluation(pictures: AnyRunPictures, split: str, batch_size: int, step: int) -> Iterator[Entry]:
     """All pictures of a split, and that these were all."""
     for images, labels in pictures.evaluation(split, batch_size):
         yield Header(EVALUATE, step, len(labels)), images, labels

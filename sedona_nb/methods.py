@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sedona_nb.data import ImageData
+from sedona_nb.data import ImageData, Pictures
 from sedona_nb.decoupling import Decoupling
 from sedona_nb.errors import SedonaError, choose
 from sedona_nb.profiles import Profile
@@ -37,7 +37,7 @@ def search_spec(profile: Profile, pictures: ImageData, seed: int = 0) -> SearchS
 def run_spec(
     method: str,
     profile: Profile,
-    pictures: ImageData,
+    pictures: Pictures,
     num_layers: int,
     seed: int = 0,
     found: SearchResult | None = None,

@@ -23,6 +23,9 @@ class PictureSource(Protocol):
     def read(self, name: str) -> bytes:
         """The content of one file; SedonaError if it cannot be read."""
 
+    def size(self, name: str) -> int:
+        """Bytes that `read` gives."""
+
     def stamp(self) -> str:
         """Changes whenever a file does, as far as sizes and times of change tell."""
 
@@ -45,6 +48,13 @@ class FolderSource:
         """The content of one file."""
         try:
             return (self.path / name).read_bytes()
+        except OSError as error:
+            raise SedonaError(f"cannot read {self.path / name} ({error.strerror})") from None
+
+    def size(self, name: str) -> int:
+        """Bytes of one file."""
+        try:
+            return os.stat(self.path / name).st_size
         except OSError as error:
             raise SedonaError(f"cannot read {self.path / name} ({error.strerror})") from None
 
@@ -85,6 +95,10 @@ class ZipSource:
             return self._open().read(name)
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError) as error:
             raise SedonaError(f"{self.path}: cannot read member {name!r} ({first_line(error)})") from None
+
+    def size(self, name: str) -> int:
+        """Bytes of one member, unpacked."""
+        return self._open().getinfo(name).file_size
 
     def stamp(self) -> str:
         """Path, size and time of change of the zip."""

@@ -27,7 +27,7 @@ from pathlib import Path
 
 import torch
 
-from sedona_nb import atomic, meeting, processes, progress
+from sedona_nb import atomic, meeting, precision, processes, progress
 from sedona_nb.block_worker import BlockWorker
 from sedona_nb.errors import SedonaError
 from sedona_nb.jobs import Job
@@ -66,11 +66,12 @@ def train(
         replicas: processes a block, each with an equal part of every training batch.
 
     Raises:
-        SedonaError: more blocks than layers, more processes than devices, a batch that does not divide, a port in
-            use, or a process that failed (which, why).
+        SedonaError: more blocks than layers, more processes than devices, a batch that does not divide, float16
+            anywhere but on CUDA, a port in use, or a process that failed (which, why).
     """
     place, home = torch.device(device).type, str(Path(folder).absolute())
     check(spec, place, depth, replicas)
+    precision.check(spec.train.precision, place)
     names = meeting.process_names(spec, replicas)
     threads = threads or max(1, (os.cpu_count() or 1) // len(names))
     job = Job(spec, str(data), home, depth, place, threads, timeline, replicas)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -133,7 +132,8 @@ def end_with_parent() -> None:
     """In a child of `run`: end when the parent has gone and closed our standard input."""
 
     def watch() -> None:
-        sys.stdin.buffer.read()
+        while os.read(0, 1024):  # not by way of sys.stdin: whoever is forked meanwhile would wait for its lock
+            pass
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -198,7 +198,9 @@ def protocol(spec: Spec) -> str:
         )
     config = spec.train
     warmup = f" after {config.warmup_steps} of warm-up" if config.warmup_steps else ""
+    warmup += f", a tenth every {config.decay_every:,}" if config.decay_every else ""
+    precision = "" if config.precision == "float32" else f", {config.precision}"
     return (
         f"{network}, {spec.data}, {config.steps:,} steps of {config.batch_size}, "
-        f"{config.optimizer} rate {config.lr:g}{warmup}"
+        f"{config.optimizer} rate {config.lr:g}{warmup}{precision}"
     )

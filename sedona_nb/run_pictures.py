@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, Union
 
 import torch
 from torch import Tensor
 
 from sedona_nb import data
 from sedona_nb.batches import BatchStream, DevicePictures, evaluation_batches
-from sedona_nb.errors import choose
+from sedona_nb.errors import SedonaError, choose
 from sedona_nb.seeds import mix
 from sedona_nb.train_config import TrainConfig
+
+if TYPE_CHECKING:
+    from sedona_nb.streamed_run import StreamedRunPictures
 
 SPLITS = ("validation", "test")
 
 
 class RunPictures:
-    """A data set as one run sees it.
+    """A data set in memory as one run sees it.
 
     Args:
         pictures: the data set.
         config: the run's schedule: batch size, held-out share, padding.
         seed: of the split and of the batches.
         device: where batches are made.
+
+    Raises:
+        SedonaError: as `parted`, or fewer pictures than a batch holds.
     """
 
     def __init__(self, pictures: data.ImageData, config: TrainConfig, seed: int, device: torch.device):
@@ -32,7 +39,7 @@ class RunPictures:
         if config.padding is not None:
             self.augmentation = self.augmentation.with_padding(config.padding)
         self.prepared = DevicePictures.prepare(pictures.train_images, device)
-        self.held_out, kept = data.split(len(pictures.train_labels), config.held_out, seed)
+        self.held_out, kept = parted(len(pictures.train_labels), config, seed)
         self.stream = BatchStream(
             self.prepared,
             pictures.train_labels,
@@ -48,10 +55,45 @@ class RunPictures:
         return self.stream.batch(step, part)
 
     def evaluation(self, split: str, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of the held-out ("validation") or of the test pictures ("test")."""
+        """Batches of the pictures that select ("validation") or of the test pictures ("test").
+
+        The held-out pictures select; with `TrainConfig(held_out=0)` there are none, and the test pictures do.
+        """
         choose(split, SPLITS, "split")
-        if split == "validation":
+        if split == "validation" and len(self.held_out):
             source = (self.prepared, self.source.train_labels, self.held_out)
         else:
             source = (self.source.test_images, self.source.test_labels, None)
         return evaluation_batches(*source, batch_size, self.augmentation, self.device)
+
+    def close(self) -> None:
+        """Nothing runs that would have to end."""
+
+
+def parted(count: int, config: TrainConfig, seed: int) -> tuple[Tensor, Tensor]:
+    """Numbers of the train pictures that select and of those that train, as `data.split`; share 0: none select.
+
+    Raises:
+        SedonaError: a share so small that it is no picture: what selects must not change unnoticed.
+    """
+    held_out, kept = data.split(count, config.held_out, seed)
+    if config.held_out and not len(held_out):
+        raise SedonaError(
+            f"held_out {config.held_out:g} of {count:,} pictures is none; allowed: more, or 0: the test pictures"
+        )
+    return held_out, kept
+
+
+AnyRunPictures = Union[RunPictures, "StreamedRunPictures"]
+
+
+def prepare(pictures: data.Pictures, config: TrainConfig, seed: int, device: torch.device) -> AnyRunPictures:
+    """What goes with the data set: `RunPictures`, or for one that is read while training `StreamedRunPictures`.
+
+    Arguments and errors are theirs.
+    """
+    if isinstance(pictures, data.ImageData):
+        return RunPictures(pictures, config, seed, device)
+    from sedona_nb.streamed_run import StreamedRunPictures  # needs torchvision, which is slow to import
+
+    return StreamedRunPictures(pictures, config, seed, device)

@@ -20,7 +20,7 @@ from sedona_nb import relaxed as relax
 from sedona_nb.atomic import write_text
 from sedona_nb.blocks import decouple
 from sedona_nb.continuous import ContinuousNetwork
-from sedona_nb.data import ImageData
+from sedona_nb.data import ImageData, Pictures
 from sedona_nb.errors import SedonaError
 from sedona_nb.records import Record, RunSpec, SearchSpec, Spec, TimingSpec, decode, spec_hash
 from sedona_nb.search_config import SearchResult
@@ -127,7 +127,7 @@ def search_result(record: Record) -> SearchResult:
 
 def find_or_train(
     spec: RunSpec,
-    pictures: ImageData,
+    pictures: Pictures,
     store: RunStore,
     device: torch.device | str = "cpu",
     profile: str = "",
@@ -215,7 +215,7 @@ def as_json(result: dict) -> dict:
     return json.loads(json.dumps(result))
 
 
-def build(spec: RunSpec, pictures: ImageData) -> torch.nn.Module:
+def build(spec: RunSpec, pictures: Pictures) -> torch.nn.Module:
     """The network that a run of `spec` starts with; methods of one seed share the base network's weights."""
     network = spec.network.build(
         pictures.num_classes, pictures.image_size, pictures.in_channels, mix(spec.seed, "network")
@@ -227,7 +227,7 @@ def build(spec: RunSpec, pictures: ImageData) -> torch.nn.Module:
     return ContinuousNetwork(relaxed, torch.tensor(spec.alpha), torch.tensor(spec.beta))
 
 
-def check_pictures(spec: Spec, pictures: ImageData) -> None:
+def check_pictures(spec: Spec, pictures: Pictures) -> None:
     """Refuse pictures that are not the spec's."""
     if (spec.data, spec.fingerprint) != (pictures.name, pictures.fingerprint):
         raise SedonaError(

@@ -32,6 +32,7 @@ from sedona_nb.rates import cosine
 from sedona_nb.search_config import SearchConfig, SearchResult
 from sedona_nb.search_state import SearchState
 from sedona_nb.seeds import mix, torch_generator
+from sedona_nb.streamed_pictures import in_memory_only
 
 
 class _Search:
@@ -244,15 +245,16 @@ def run(
         graphs: record the passes as CUDA graphs (`lean.replay`); backend "adjoint" on a GPU.
 
     Raises:
-        SedonaError: contradictory settings, too little memory or room on disk (found out before the first step), a
-            folder of another search or one that cannot be read or written any more, or a loss that is not finite
-            (which layer, which step).
+        SedonaError: contradictory settings, streamed pictures, too little memory or room on disk (found out before
+            the first step), a folder of another search or one that cannot be read or written any more, or a loss
+            that is not finite (which layer, which step).
     """
     device, folder = torch.device(device), None if folder is None else Path(folder)
     if graphs and (device.type != "cuda" or config.backend != "adjoint"):
         raise SedonaError(
             f"graphs need device 'cuda' and backend 'adjoint', not {device.type!r} and {config.backend!r}"
         )
+    in_memory_only(pictures, "a search")
     free = devices.free_memory(device)
     search = _Search(pictures, network, config, heads or HeadConfig(), seed, device, folder, graphs)
     search.resume()

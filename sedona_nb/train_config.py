@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from sedona_nb.blocks import LocalLoss
 from sedona_nb.errors import SedonaError, choose
 from sedona_nb.evaluate import Errors
-from sedona_nb.rates import cosine
+from sedona_nb.precision import PRECISIONS
+from sedona_nb.rates import cosine, stairs
+from sedona_nb.search_config import LATER
 
 OPTIMIZERS = ("sgd", "adam")
 
@@ -26,12 +28,20 @@ class TrainConfig:
     momentum: float = 0.9
     weight_decay: float = 1e-4  # ResNet-152: 2e-4
     loss: LocalLoss = field(default_factory=LocalLoss)
-    held_out: float = 0.1  # share of the training pictures that selects the best checkpoint
+    held_out: float = 0.1  # share of the training pictures that selects the best checkpoint; 0: the test pictures
     evaluate_every: int = 100  # not in the paper; the released code's
     padding: int | None = None  # crop padding; None: the data set's own; released code on CIFAR-10: 2
+    # 0: cosine; else the steps after which the rate is divided by 10, again and again: DGL on ImageNet (Table 5)
+    decay_every: int = field(default=0, metadata=LATER)
+    precision: str = field(default="float32", metadata=LATER)  # "bfloat16"; "float16" on CUDA alone: `precision`
 
     def __post_init__(self) -> None:
+        choose(self.precision, PRECISIONS, "precision")
         choose(self.optimizer, OPTIMIZERS, "optimizer")
+        if not isinstance(self.decay_every, int) or self.decay_every < 0:
+            raise SedonaError(
+                f"decay_every {self.decay_every!r} is not allowed; allowed: steps, or 0 for a cosine"
+            )
         if self.steps < 1 or self.evaluate_every < 1 or not 0 <= self.warmup_steps < self.steps:
             raise SedonaError(
                 f"{self.steps} steps, evaluated every {self.evaluate_every}, {self.warmup_steps} of warm-up: "
@@ -39,9 +49,11 @@ class TrainConfig:
             )
 
     def rate(self, step: int) -> float:
-        """Learning rate of `step`: a linear warm-up, then a cosine to `lr_min`."""
+        """Learning rate of `step`: a linear warm-up, then a cosine to `lr_min`, or stairs (`decay_every`)."""
         if step < self.warmup_steps:
             return self.lr * (step + 1) / self.warmup_steps
+        if self.decay_every:
+            return stairs(step - self.warmup_steps, self.decay_every, self.lr)
         return cosine(step - self.warmup_steps, self.steps - self.warmup_steps, self.lr, self.lr_min)
 
 
@@ -84,4 +96,6 @@ def outcome_from_json(text: str) -> TrainOutcome:
 
 def _errors(content: dict) -> Errors:
     lists = {name: tuple(content[name]) for name in ("heads", "ensembles")}
+    if content.get("ensembles_top5") is not None:
+        lists["ensembles_top5"] = tuple(content["ensembles_top5"])
     return Errors(**{**content, **lists})

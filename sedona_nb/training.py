@@ -4,24 +4,26 @@
     outcome = training.train(network, pictures, TrainConfig(), seed=0)
 
 Part of the training pictures is held out and decides which checkpoint is the best; the test pictures are looked at
-twice at the end, for the best and the last checkpoint, and decide nothing.
+twice at the end, for the best and the last checkpoint, and decide nothing. (With `TrainConfig(held_out=0)`, the
+released code's way on ImageNet, nothing is held out and the test pictures decide.)
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from sedona_nb import data, devices, evaluate, progress
+from sedona_nb import data, devices, evaluate, progress, run_pictures
 from sedona_nb.atomic import load_tensors, save_checkpoint
 from sedona_nb.blocks import LocalLoss
 from sedona_nb.errors import SedonaError
-from sedona_nb.run_pictures import RunPictures
+from sedona_nb.precision import Arithmetic
 from sedona_nb.seeds import mix
 from sedona_nb.train_config import Checkpoint, TrainConfig, TrainOutcome
 
@@ -36,16 +38,28 @@ class Trainable(Protocol):
     def groups(self) -> list[list[nn.Parameter]]:
         """Parameters, one group an optimiser."""
 
-    def backward(self, images: Tensor, labels: Tensor, config: LocalLoss, seed: int) -> Tensor:
-        """Fill `.grad` and return the local losses; `seed` is for dropout."""
+    def backward(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        config: LocalLoss,
+        seed: int,
+        arithmetics: Sequence[Arithmetic] | None,
+    ) -> Tensor:
+        """Fill `.grad` and return the local losses; `seed` is for dropout, `arithmetics` one an optimiser."""
 
 
 def make_optimizers(network: Trainable, config: TrainConfig) -> list[torch.optim.Optimizer]:
-    """One optimiser a group of parameters, so that a block can step whenever its own gradients are there."""
+    """One optimiser a group of parameters, so that a block can step whenever its own gradients are there.
+
+    Not fused in float16: PyTorch's fused SGD touches the momentum even if a step is skipped, and a step skipped at
+    the very beginning leaves it uninitialised (seen in 2.15).
+    """
     if config.optimizer == "adam":
         return [torch.optim.Adam(group, config.lr, weight_decay=config.weight_decay) for group in network.groups()]
+    fused = config.precision != "float16"
     return [
-        torch.optim.SGD(group, config.lr, config.momentum, weight_decay=config.weight_decay, fused=True)
+        torch.optim.SGD(group, config.lr, config.momentum, weight_decay=config.weight_decay, fused=fused)
         for group in network.groups()
     ]
 
@@ -57,21 +71,33 @@ def train_step(
     lr: float,
     loss: LocalLoss,
     seed: int = 0,
+    arithmetics: Sequence[Arithmetic] | None = None,
 ) -> Tensor:
-    """One greedy step of every block; returns the local losses before it, detached. `seed` is for dropout."""
+    """One greedy step of every block; returns the local losses before it, detached.
+
+    Args:
+        network: what to train.
+        optimizers: of its groups.
+        batch: images (B, C, H, W) and labels (B,).
+        lr: learning rate of this step.
+        loss: of every block.
+        seed: for dropout.
+        arithmetics: in which numbers, one an optimiser; None: float32.
+    """
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
         for group in optimizer.param_groups:
             group["lr"] = lr
-    losses = network.backward(*batch, loss, seed)
-    for optimizer in optimizers:
-        optimizer.step()
+    arithmetics = arithmetics or [Arithmetic() for _ in optimizers]
+    losses = network.backward(*batch, loss, seed, arithmetics)
+    for optimizer, arithmetic in zip(optimizers, arithmetics, strict=True):
+        arithmetic.step(optimizer)
     return losses
 
 
 def train(
     network: nn.Module,
-    pictures: data.ImageData,
+    pictures: data.Pictures,
     config: TrainConfig,
     seed: int = 0,
     device: torch.device | str = "cpu",
@@ -92,11 +118,12 @@ def train(
         on_step: called with the number of steps done after each of them.
 
     Raises:
-        SedonaError: a local loss that is not finite (which block, which step), or a folder of another run.
+        SedonaError: a local loss that is not finite (which block, which step), a folder of another run, or
+            float16 anywhere but on CUDA.
     """
     run = _Run(network, pictures, config, seed, torch.device(device), None if folder is None else Path(folder))
     run.resume()
-    with progress.bar(config.steps, label) as bar:
+    with closing(run.pictures), progress.bar(config.steps, label) as bar:
         bar.update(run.step)
         while run.step < config.steps:
             run.advance()
@@ -116,7 +143,8 @@ class _Run:
         self.network = network.to(device, memory_format=torch.channels_last)
         self.config, self.device, self.folder = config, device, folder
         self.optimizers = make_optimizers(network, config)
-        self.pictures = RunPictures(pictures, config, seed, device)
+        self.arithmetics = [Arithmetic(config.precision, device) for _ in self.optimizers]
+        self.pictures = run_pictures.prepare(pictures, config, seed, device)
         self.seed = seed
         self.identity = repr((pictures.fingerprint, config, seed))
         self.step = 0
@@ -131,7 +159,7 @@ class _Run:
         self.network.train()
         batch, rate = self.pictures.batch(self.step), self.config.rate(self.step)
         draw = dropout_seed(self.seed, self.step)
-        losses = train_step(self.network, self.optimizers, batch, rate, self.config.loss, draw)
+        losses = train_step(self.network, self.optimizers, batch, rate, self.config.loss, draw, self.arithmetics)
         self.pending.append(losses)
         self.step += 1
 
@@ -149,7 +177,8 @@ class _Run:
 
     def errors(self, split: str, ensembles: int | None = None) -> evaluate.Errors:
         """Errors on the "validation" or "test" pictures."""
-        return evaluate.errors(self.network, self.pictures.evaluation(split, EVALUATION_BATCH), ensembles)
+        batches = self.pictures.evaluation(split, EVALUATION_BATCH)
+        return evaluate.errors(self.network, batches, ensembles, self.arithmetics[0])
 
     def outcome(self) -> TrainOutcome:
         """Test the last and the best checkpoint; the network ends with its last weights."""
@@ -170,6 +199,8 @@ class _Run:
         self.network.load_state_dict(saved["network"])
         for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(state)
+        for arithmetic, state in zip(self.arithmetics, saved["arithmetics"], strict=True):
+            arithmetic.load_state_dict(state)
         self.step, self.curve, self.best, self.seconds = (
             saved[key] for key in ("step", "curve", "best", "seconds")
         )
@@ -185,6 +216,7 @@ class _Run:
                 "identity": self.identity,
                 "network": self.network.state_dict(),
                 "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+                "arithmetics": [arithmetic.state_dict() for arithmetic in self.arithmetics],
                 "step": self.step,
                 "curve": self.curve,
                 "best": self.best,
