@@ -34,7 +34,7 @@ class Twin(nn.Module):
     def forward(self, images: Tensor) -> list[Tensor]:
         return self.first(images)
 
-    def backward(self, images: Tensor, labels: Tensor, config: LocalLoss, seed: int) -> Tensor:
+    def backward(self, images: Tensor, labels: Tensor, config: LocalLoss, seed: int, arithmetics) -> Tensor:
         losses, count = [], len(self.copies)
         for number, (copy, x, y) in enumerate(
             zip(self.copies, images.chunk(count), labels.chunk(count), strict=True)
@@ -44,7 +44,8 @@ class Twin(nn.Module):
             with torch.no_grad():
                 for mine, model in zip(copy.parameters(), self.first.parameters(), strict=True):
                     mine.copy_(model)
-            losses.append(copy.backward(x, y, config, mix(seed, "replica", number) if number else seed))
+            draw = mix(seed, "replica", number) if number else seed
+            losses.append(copy.backward(x, y, config, draw, arithmetics))
         for parameter, *rest in zip(*(copy.parameters() for copy in self.copies), strict=True):
             for other in rest:
                 parameter.grad += other.grad
@@ -95,8 +96,9 @@ def check_replicas_are_equal(witness: Path, blocks: int, replicas: int) -> None:
                 assert torch.equal(values["momentum_buffer"], other["optimizer"][number]["momentum_buffer"])
 
 
-def test_two_replicas_give_the_numbers_of_two_copies(tmp_path, witness, one_thread):
-    spec = spec_of(2)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_two_replicas_give_the_numbers_of_two_copies(precision, tmp_path, witness, one_thread):
+    spec = spec_of(2, precision=precision)
     wanted, twin = twin_of(spec, 2)
     found = pipeline.train(spec, "digits", tmp_path, depth=1, threads=1, replicas=2)
     assert same(found, wanted)
