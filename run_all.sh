@@ -4,13 +4,13 @@
 #
 #   ./run_all.sh                  the same as small
 #   ./run_all.sh smoke            every notebook at toy size, offline: 2 minutes on 2 CPU cores
-#   ./run_all.sh small            real search and real training, every figure: 15 minutes on 2 CPU cores
+#   ./run_all.sh small            real search and real training, every figure: 17 minutes on 2 CPU cores
 #   ./run_all.sh paper            the protocol of the paper on CIFAR-10: GPUs, hours to days; go on by calling it again
 #       --data NAME               digits, cifar10, ... or the path of a folder or zip of pictures
 #       --only NN                 this notebook only; may be repeated
 #       --fresh                   train again what results/ already has
 #       --seed N  --device NAME  --timeout MINUTES  --solutions
-#   ./run_all.sh test             lint, unit tests, notebooks compared with their outputs (nbval): 16 minutes
+#   ./run_all.sh test             lint, unit tests, notebooks compared with their outputs (nbval): 14 minutes
 #   ./run_all.sh test fast        the same without the tests marked slow
 #   ./run_all.sh lab              open JupyterLab
 #   ./run_all.sh help             print this
