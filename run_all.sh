@@ -3,7 +3,7 @@
 # is active, else in .venv here (uv if present, else venv and pip; 6 GB, a few minutes, once).
 #
 #   ./run_all.sh                  the same as small
-#   ./run_all.sh smoke            every notebook at toy size, offline: 2 minutes on 2 CPU cores
+#   ./run_all.sh smoke            every notebook at toy size, offline: 4 minutes on 2 CPU cores
 #   ./run_all.sh small            real search and real training, every figure: 17 minutes on 2 CPU cores
 #   ./run_all.sh paper            the protocol of the paper on CIFAR-10: GPUs, hours to days; go on by calling it again
 #       --data NAME               digits, cifar10, ... or the path of a folder or zip of pictures
