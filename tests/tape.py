@@ -30,7 +30,10 @@ class Tape(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         name = function.name().replace("::", ".")
-        if name.startswith(FORBIDDEN):
+        masks = name.startswith("aten.index") and any(
+            isinstance(one, Tensor) and one.dtype == torch.bool for one in tree_leaves(args[1:])
+        )
+        if masks or name.startswith(FORBIDDEN):
             raise RuntimeError(f"{name} cannot be recorded")
         found = function(*args, **(kwargs or {}))
         outputs = [one for one in tree_leaves(found) if isinstance(one, Tensor)]
