@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from sedona_nb import atomic, block_files, block_share, instructions, replicas, training
+from sedona_nb import atomic, block_files, block_share, instructions, replicas, steps
 from sedona_nb.blocks import BlockNetwork
 from sedona_nb.errors import SedonaError
 from sedona_nb.evaluate import Tally
@@ -44,7 +44,7 @@ class BlockWorker:
         self.config, self.device = job.spec.train, torch.device(job.device)
         share = block_share.take(job, position, self.device)
         self.block, self.name, self.pictures = share.block, share.name, share.pictures
-        (self.optimizer,) = training.make_optimizers(BlockNetwork([self.block]), self.config)
+        (self.optimizer,) = steps.make_optimizers(BlockNetwork([self.block]), self.config)
         self.arithmetic = Arithmetic(self.config.precision, self.device)
         self.files = block_files.BlockFiles(Path(job.folder), position.block)
         if self.team is not None:
@@ -122,7 +122,7 @@ class BlockWorker:
         self.optimizer.zero_grad(set_to_none=True)
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.rate(header.step)
-        seed = training.dropout_seed(self.job.spec.seed, header.step)
+        seed = steps.dropout_seed(self.job.spec.seed, header.step)
         seed = self.position.seed(seed)
         _, loss = self.block.local_step(x, labels, self.config.loss, seed, hand_on, self.arithmetic)
         if self.team is not None:
@@ -158,9 +158,9 @@ class BlockWorker:
     def checkpoint(self, losses: list[float]) -> list[float]:
         """Write where this block stands; the last block knows the validation error and whether it is the best."""
         began = time.perf_counter()
-        steps = torch.stack(self.pending)[:, None]
-        training.refuse_non_finite(steps, [self.name], self.step, self.config.lr)
-        losses = [*losses, *training.mean_losses(steps)]
+        own = torch.stack(self.pending)[:, None]
+        steps.refuse_non_finite(own, [self.name], self.step, self.config.lr)
+        losses = [*losses, *steps.mean_losses(own)]
         self.pending = []
         if not self.position.leads:
             return losses
@@ -241,7 +241,7 @@ class BlockWorker:
 
     def outcome(self) -> TrainOutcome:
         """What the last block knows in the end."""
-        last, best = self.found[:2], self.found[2:]
+        last, best = self.found[: len(self.found) // 2], self.found[len(self.found) // 2 :]
         seconds = self.seconds + time.perf_counter() - self.clock
         return TrainOutcome(Checkpoint(self.best_step, *best), Checkpoint(self.step, *last), self.curve, seconds)
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from sedona_nb import atomic
 from sedona_nb.discretization import Ranking, check_blocks, discretize, rank_layers
 from sedona_nb.errors import SedonaError, choose
-from sedona_nb.heads import ALL_HEADS, HEADS
+from sedona_nb.heads import ALL_HEADS, HEADS, NO_HEAD
 
 __all__ = ["CONVENTIONS", "Decoupling", "Ranking", "count_configurations", "rank_layers"]
 
@@ -69,7 +69,7 @@ class Decoupling:
         if len(self.heads) != len(self.splits):
             raise SedonaError(f"{len(self.heads)} heads for {len(self.splits)} splits; allowed: one a split")
         for head in self.heads:
-            choose(head, ALL_HEADS, "head")
+            choose(head, (*ALL_HEADS, NO_HEAD), "head")
 
     @property
     def num_blocks(self) -> int:

@@ -16,6 +16,10 @@ class SedonaError(ValueError):
         return [f"{type(self).__name__}: {self}"]
 
 
+class Paused(SedonaError):
+    """A run that stopped at a checkpoint because it was asked to; started again, it goes on."""
+
+
 class TieWarning(UserWarning):
     """A choice between layers whose learned values single precision cannot tell apart."""
 

@@ -33,6 +33,7 @@ from sedona_nb.layered import conv_bn, initialize, scaled
 
 HEADS = ("aux1", "aux2", "aux3", "aux4")  # the search pool: column m-1 of beta is Aux m
 ALL_HEADS = (*HEADS, "mlp-sr", "predsim")
+NO_HEAD = "none"  # of a block that has no loss of its own: Features Replay
 INNER_WIDTHS = ("quarter", "full")
 STRIDES = ("fixed", "guarded")
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sedona_nb.messages import EVALUATE, MARK, TRAIN, Header
 from sedona_nb.replicas import Position
-from sedona_nb.run_pictures import SPLITS, AnyRunPictures
+from sedona_nb.run_pictures import AnyRunPictures, tested
 from sedona_nb.train_config import TrainConfig
 
 EVALUATED, CHECKPOINT, LOAD_BEST, STOP = range(4)
@@ -42,7 +42,7 @@ def entries(pictures: AnyRunPictures, config: TrainConfig, position: Position, s
                 yield from _evaluation(pictures, "validation", config.batch_size // position.replicas, done)
             yield _mark(CHECKPOINT, done)
     for mark in (LOAD_BEST, STOP) if position.leads else (STOP,):
-        for split in SPLITS if position.leads else ():
+        for split in tested(config) if position.leads else ():
             yield from _evaluation(pictures, split, config.batch_size // position.replicas, config.steps)
         yield _mark(mark, config.steps)
 

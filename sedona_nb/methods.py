@@ -6,6 +6,7 @@ dgl         K equal blocks, MLP-SR heads
 sedona      K blocks and heads as a search chose them, or as the paper prints them
     given       a decoupling that somebody chose: by hand, at random
     continuous  no blocks: alpha and beta of a search as they are (Table 6)
+features-replay  K equal blocks, no heads, gradients of the one loss that come late (Figure 7)
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from dataclasses import replace
 from sedona_nb.data import ImageData, Pictures
 from sedona_nb.decoupling import Decoupling
 from sedona_nb.errors import SedonaError, choose
+from sedona_nb.heads import NO_HEAD
 from sedona_nb.profiles import Profile
 from sedona_nb.records import METHODS, RunSpec, SearchSpec
 from sedona_nb.search_config import SearchResult
 
+EQUAL_BLOCKS = {"dgl": "mlp-sr", "predsim": "predsim", "features-replay": NO_HEAD}  # methods, and their heads
 TITLES = {
     "backprop": "Backprop",
     "predsim": "PredSim",
@@ -26,6 +29,7 @@ TITLES = {
     "sedona": "SEDONA",
     "given": "given decoupling",
     "continuous": "SEDONA (Cont.)",
+    "features-replay": "Features Replay",
 }
 
 
@@ -72,9 +76,8 @@ def run_spec(
         decoupling = Decoupling.backprop(num_layers)
     elif method == "sedona":
         decoupling = decoupling or Decoupling.from_search(found.alpha, found.beta, profile.num_blocks)
-    elif method in ("dgl", "predsim"):
-        head = "mlp-sr" if method == "dgl" else "predsim"
-        decoupling = Decoupling.uniform(num_layers, profile.num_blocks, head=head)
+    elif method in EQUAL_BLOCKS:
+        decoupling = Decoupling.uniform(num_layers, profile.num_blocks, EQUAL_BLOCKS[method])
     if method == "predsim":  # Appendix E.2: labels are smoothed for backprop, DGL and SEDONA
         train = replace(train, loss=replace(train.loss, smoothing=0.0))
     return RunSpec(

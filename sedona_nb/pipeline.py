@@ -103,6 +103,9 @@ def check(spec: RunSpec, device: str, depth: int, replicas: int = 1) -> None:
     """
     if spec.decoupling is None:
         raise SedonaError(f"method {spec.method!r} has no blocks; the asynchronous trainer needs a decoupling")
+    if spec.method == "features-replay" or spec.train.alignment_every:
+        what = "method 'features-replay'" if spec.method == "features-replay" else "alignment_every"
+        raise SedonaError(f"{what} needs gradients of the whole network; allowed with the serial trainer only")
     if depth < 1:
         raise SedonaError(f"queue depth {depth}; allowed: at least 1")
     check_parts(replicas, spec.train.batch_size)

@@ -76,7 +76,11 @@ SMALL = Profile(
     ),  # paper: 64,000, 0.1
 )
 PAPER = Profile(
-    name="paper", data="cifar10", network=NetworkConfig("vgg19"), search=SearchConfig(), train=TrainConfig()
+    name="paper",
+    data="cifar10",
+    network=NetworkConfig("vgg19"),
+    search=SearchConfig(),
+    train=TrainConfig(train_pictures=45_000),
 )
 PROFILES = {profile.name: profile for profile in (SMOKE, SMALL, PAPER)}
 

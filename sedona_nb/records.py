@@ -12,14 +12,14 @@ from typing import Any
 
 from sedona_nb.decoupling import Decoupling
 from sedona_nb.errors import SedonaError, choose
-from sedona_nb.heads import HeadConfig
+from sedona_nb.heads import NO_HEAD, HeadConfig
 from sedona_nb.networks import NetworkConfig
 from sedona_nb.provenance import Provenance
 from sedona_nb.search_config import SearchConfig
 from sedona_nb.train_config import TrainConfig
 
 FORMAT = 1  # of the record files; raised when a field changes its meaning
-METHODS = ("backprop", "predsim", "dgl", "sedona", "given", "continuous")
+METHODS = ("backprop", "predsim", "dgl", "sedona", "given", "continuous", "features-replay")
 Rows = tuple[tuple[float, ...], ...]
 
 
@@ -59,6 +59,12 @@ class RunSpec:
             self.beta is None
         ):
             raise SedonaError('method "continuous" needs alpha and beta, every other method a decoupling')
+        heads = set(self.decoupling.heads) if self.decoupling else set()
+        if heads and (heads == {NO_HEAD}) != (self.method == "features-replay"):
+            raise SedonaError(
+                f'heads are {", ".join(sorted(heads))}; allowed: all "{NO_HEAD}" with method "features-replay", '
+                "and with no other"
+            )
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,12 @@ from sedona_nb.train_config import TrainConfig
 if TYPE_CHECKING:
     from sedona_nb.streamed_run import StreamedRunPictures
 
-SPLITS = ("validation", "test")
+SPLITS = ("validation", "test", "train")
+
+
+def tested(config: TrainConfig) -> tuple[str, ...]:
+    """The splits on which a run tests its last and its best weights."""
+    return SPLITS if config.train_pictures else SPLITS[:2]
 
 
 class RunPictures:
@@ -40,6 +45,7 @@ class RunPictures:
             self.augmentation = self.augmentation.with_padding(config.padding)
         self.prepared = DevicePictures.prepare(pictures.train_images, device)
         self.held_out, kept = parted(len(pictures.train_labels), config, seed)
+        self.train_items = kept[: config.train_pictures]
         self.stream = BatchStream(
             self.prepared,
             pictures.train_labels,
@@ -55,13 +61,13 @@ class RunPictures:
         return self.stream.batch(step, part)
 
     def evaluation(self, split: str, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of the pictures that select ("validation") or of the test pictures ("test").
+        """Batches of the pictures that select ("validation"), of the test pictures, or of "train" pictures.
 
         The held-out pictures select; with `TrainConfig(held_out=0)` there are none, and the test pictures do.
         """
-        choose(split, SPLITS, "split")
-        if split == "validation" and len(self.held_out):
-            source = (self.prepared, self.source.train_labels, self.held_out)
+        items = among_train(split, self.held_out, self.train_items)
+        if items is not None:
+            source = (self.prepared, self.source.train_labels, items)
         else:
             source = (self.source.test_images, self.source.test_labels, None)
         return evaluation_batches(*source, batch_size, self.augmentation, self.device)
@@ -82,6 +88,19 @@ def parted(count: int, config: TrainConfig, seed: int) -> tuple[Tensor, Tensor]:
             f"held_out {config.held_out:g} of {count:,} pictures is none; allowed: more, or 0: the test pictures"
         )
     return held_out, kept
+
+
+def among_train(split: str, held_out: Tensor, train_items: Tensor) -> Tensor | None:
+    """Numbers of the train pictures that `split` means; None: it means the test pictures.
+
+    Raises:
+        SedonaError: an unknown split, or "train" where no pictures are set aside for it.
+    """
+    choose(split, SPLITS, "split")
+    if split == "train" and not len(train_items):
+        raise SedonaError("no train pictures to test on; allowed with TrainConfig(train_pictures=...) above 0")
+    items = {"validation": held_out, "train": train_items}.get(split)
+    return items if items is not None and len(items) else None
 
 
 AnyRunPictures = Union[RunPictures, "StreamedRunPictures"]

@@ -1,87 +1,35 @@
 """Ask for a run, get its record: what exists is not trained again, what was interrupted continues.
 
-store = RunStore("results")
-record = find_or_train(spec, pictures, store)
-print(record.result["best"]["test"]["top1"])
+    store = RunStore("results")
+    record = find_or_train(spec, pictures, store)
+    print(record.result["best"]["test"]["top1"])
+
+`python -m sedona_nb.runs` does so for all runs behind a table or figure: see `run_commands`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
+import sys
 import time
-from pathlib import Path
+from collections.abc import Callable
 
 import torch
 
 from sedona_nb import devices, layer_times, provenance, search, training
 from sedona_nb import relaxed as relax
-from sedona_nb.atomic import write_text
 from sedona_nb.blocks import decouple
 from sedona_nb.continuous import ContinuousNetwork
 from sedona_nb.data import ImageData, Pictures
 from sedona_nb.errors import SedonaError
-from sedona_nb.records import Record, RunSpec, SearchSpec, Spec, TimingSpec, decode, spec_hash
+from sedona_nb.features_replay import ReplayNetwork
+from sedona_nb.records import Record, RunSpec, SearchSpec, Spec, TimingSpec, decode
 from sedona_nb.search_config import SearchResult
 from sedona_nb.seeds import mix
+from sedona_nb.store import RunStore
 
-
-class RunStore:
-    """A folder of records, one JSON file each, named by the hash of its spec.
-
-    Checkpoints of runs in progress lie in its subfolder `checkpoints` and go when the record is written.
-    """
-
-    def __init__(self, folder: Path | str):
-        self.folder = Path(folder)
-
-    def path(self, spec: Spec) -> Path:
-        """Where the record of `spec` is or would be."""
-        return self.folder / f"{spec_hash(spec)}.json"
-
-    def checkpoints(self, spec: Spec) -> Path:
-        """The folder for what a run in progress has to remember."""
-        return self.folder / "checkpoints" / spec_hash(spec)
-
-    def load(self, spec: Spec) -> Record | None:
-        """The record of `spec`, or None.
-
-        Raises:
-            SedonaError: there is a file, but it is no record of this spec.
-        """
-        path = self.path(spec)
-        if not path.is_file():
-            return None
-        record = self._read(path)
-        if spec_hash(record.spec) != spec_hash(spec):
-            raise SedonaError(f"{path} holds the record of another spec; remove it")
-        return record
-
-    def save(self, record: Record) -> Path:
-        """Write `record`, atomically, and drop its checkpoints; returns the file."""
-        path = write_text(self.path(record.spec), record.to_json())
-        shutil.rmtree(self.checkpoints(record.spec), ignore_errors=True)
-        return path
-
-    def forget(self, spec: Spec) -> None:
-        """Remove the record and checkpoints of `spec`, so that it is run anew."""
-        self.path(spec).unlink(missing_ok=True)
-        shutil.rmtree(self.checkpoints(spec), ignore_errors=True)
-
-    def records(self) -> list[Record]:
-        """All records, in the order of their names.
-
-        Raises:
-            SedonaError: a file that is no record (which, and why).
-        """
-        return [self._read(path) for path in sorted(self.folder.glob("*.json"))]
-
-    def _read(self, path: Path) -> Record:
-        try:
-            return Record.from_json(path.read_text(encoding="utf-8"))
-        except (SedonaError, TypeError, UnicodeDecodeError) as error:
-            raise SedonaError(f"{path} is no record: {error}; mend or remove it") from None
+__all__ = ["RunStore", "find_or_search", "find_or_time", "find_or_train", "search_result"]
 
 
 def find_or_search(
@@ -90,29 +38,47 @@ def find_or_search(
     store: RunStore,
     device: torch.device | str = "cpu",
     profile: str = "",
+    pause: Callable[[], bool] | None = None,
+    wait: bool = True,
 ) -> Record:
     """The record of a search; searched, or continued, if the store has none.
 
     Its result holds every field of `SearchResult`, tensors as nested lists; `search_result` gives it back.
 
+    `pause`: asked after each step whether to stop there and go on another time. `wait`: if another process is at
+    work on this very search, wait for its record.
+
     Raises:
         SedonaError: the pictures are not the spec's, or as in `search.run`.
+        Paused: `pause` said so.
+        Busy: another process is at work on it, and `wait` is false.
     """
     found = store.load(spec)
     if found is not None:
         return found
     check_pictures(spec, pictures)
     device = torch.device(device)
-    outcome = search.run(
-        pictures, spec.network, spec.search, spec.heads, spec.seed, device, store.checkpoints(spec)
-    )
-    result = {
-        name: value.tolist() if isinstance(value, torch.Tensor) else value
-        for name, value in ((part.name, getattr(outcome, part.name)) for part in dataclasses.fields(outcome))
-    }
-    origin = provenance.here(device, outcome.seconds, devices.peak_memory(device), profile)
-    record = Record(spec, as_json(result), origin)
-    store.save(record)
+    with store.claimed(spec, wait):
+        found = store.load(spec)  # by whoever had the claim before
+        if found is not None:
+            return found
+        outcome = search.run(
+            pictures,
+            spec.network,
+            spec.search,
+            spec.heads,
+            spec.seed,
+            device,
+            store.checkpoints(spec),
+            pause=pause,
+        )
+        result = {
+            name: value.tolist() if isinstance(value, torch.Tensor) else value
+            for name, value in ((part.name, getattr(outcome, part.name)) for part in dataclasses.fields(outcome))
+        }
+        origin = provenance.here(device, outcome.seconds, devices.peak_memory(device), profile)
+        record = Record(spec, as_json(result), origin)
+        store.save(record)
     return record
 
 
@@ -131,37 +97,49 @@ def find_or_train(
     store: RunStore,
     device: torch.device | str = "cpu",
     profile: str = "",
+    pause: Callable[[], bool] | None = None,
+    wait: bool = True,
 ) -> Record:
     """The record of a training run; trained, or continued, if the store has none.
 
-    Its result: "best" and "last" ({"step", "validation", "test"}, errors as in `evaluate.Errors`), "curve".
+    Its result: "best" and "last" ({"step", "validation", "test", "train"}, errors as in `evaluate.Errors`),
+    "curve", and, where the spec asks for it, "alignment". `pause`: asked after each step whether to stop there and
+    go on another time. `wait`: if another process is at work on this very run, wait for its record.
 
     Raises:
         SedonaError: the pictures are not the spec's, or as in `training.train`.
+        Paused: `pause` said so.
+        Busy: another process is at work on it, and `wait` is false.
     """
     found = store.load(spec)
     if found is not None:
         return found
     check_pictures(spec, pictures)
     device = torch.device(device)
-    outcome = training.train(
-        build(spec, pictures),
-        pictures,
-        spec.train,
-        spec.seed,
-        device,
-        store.checkpoints(spec),
-        label=f"{spec.method}, seed {spec.seed}",
-    )
-    result = {
-        "best": dataclasses.asdict(outcome.best),
-        "last": dataclasses.asdict(outcome.last),
-        "curve": [[step, list(losses), error] for step, losses, error in outcome.curve],
-    }
-    record = Record(
-        spec, as_json(result), provenance.here(device, outcome.seconds, devices.peak_memory(device), profile)
-    )
-    store.save(record)
+    with store.claimed(spec, wait):
+        found = store.load(spec)  # by whoever had the claim before
+        if found is not None:
+            return found
+        outcome = training.train(
+            build(spec, pictures),
+            pictures,
+            spec.train,
+            spec.seed,
+            device,
+            store.checkpoints(spec),
+            label=f"{spec.method}, seed {spec.seed}",
+            pause=pause,
+        )
+        result = {
+            "best": dataclasses.asdict(outcome.best),
+            "last": dataclasses.asdict(outcome.last),
+            "curve": outcome.curve,
+        }
+        if outcome.alignment:
+            result["alignment"] = outcome.alignment
+        origin = provenance.here(device, outcome.seconds, devices.peak_memory(device), profile)
+        record = Record(spec, as_json(result), origin)
+        store.save(record)
     return record
 
 
@@ -220,6 +198,8 @@ def build(spec: RunSpec, pictures: Pictures) -> torch.nn.Module:
     network = spec.network.build(
         pictures.num_classes, pictures.image_size, pictures.in_channels, mix(spec.seed, "network")
     )
+    if spec.method == "features-replay":
+        return ReplayNetwork(network, spec.decoupling)
     seed = mix(spec.seed, "heads")
     if spec.decoupling is not None:
         return decouple(network, spec.decoupling, pictures.num_classes, spec.network.width, spec.heads, seed)
@@ -234,3 +214,9 @@ def check_pictures(spec: Spec, pictures: Pictures) -> None:
             f"the spec is for {spec.data} ({spec.fingerprint}), the pictures are {pictures.name} "
             f"({pictures.fingerprint})"
         )
+
+
+if __name__ == "__main__":
+    from sedona_nb.run_commands import main  # not at the top: it imports this module
+
+    sys.exit(main())

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -22,7 +22,7 @@ from sedona_nb import relaxed as relax
 from sedona_nb.atomic import load_tensors, remove_parts, save_checkpoint
 from sedona_nb.batches import BatchStream, DevicePictures, evaluation_batches
 from sedona_nb.bilevel import Hypergradient, Problem, Weights
-from sedona_nb.errors import SedonaError
+from sedona_nb.errors import Paused, SedonaError
 from sedona_nb.heads import HeadConfig
 from sedona_nb.lean.program import Program
 from sedona_nb.lean.replay import RecordedProgram
@@ -85,7 +85,7 @@ class _Search:
 
     # -- pretraining ---------------------------------------------------------------------------------------------
 
-    def pretrain(self) -> None:
+    def pretrain(self, pause: Callable[[], bool] | None = None) -> None:
         """Steps of Eqs. 5-6 with alpha = beta = 0, and a snapshot every so many of them."""
         config, state = self.config, self.state
         weights = bilevel.trainable(state.weights or bilevel.initial_weights(self.relaxed), self.device)
@@ -108,11 +108,17 @@ class _Search:
                     self.checkpoint()
                     bar.update(0, loss=state.pretraining[-1][1], validation_error=error)
                 bar.update()
+                if pause is not None and pause():
+                    state.weights = weights
+                    self.checkpoint()
+                    raise Paused(
+                        f"paused at step {state.pretrained:,} of {config.pretrain_steps:,} of pretraining"
+                    )
         state.weights = None  # the memory has what the search needs
 
     # -- search --------------------------------------------------------------------------------------------------
 
-    def search(self) -> None:
+    def search(self, pause: Callable[[], bool] | None = None) -> None:
         """The loop of Algorithm 1."""
         config, state = self.config, self.state
         # Copies: Adam works in place, and a resumed state shares its tensors with the history.
@@ -148,6 +154,8 @@ class _Search:
                 state.record(alpha, beta, gradient, adam.state_dict())
                 self.checkpoint()
                 bar.update(outer_loss=gradient.outer_loss)
+                if pause is not None and state.searched < config.outer_steps and pause():
+                    raise Paused(f"paused at outer step {state.searched:,} of {config.outer_steps:,}")
 
     def _inner_lr(self, outer_step: int, stored_step: int) -> float:
         config, inner = self.config, self.config.inner
@@ -231,6 +239,7 @@ def run(
     device: torch.device | str = "cpu",
     folder: Path | str | None = None,
     graphs: bool = False,
+    pause: Callable[[], bool] | None = None,
 ) -> SearchResult:
     """Run Algorithm 1 from wherever `folder` says it stands.
 
@@ -243,12 +252,16 @@ def run(
         device: where to compute.
         folder: checkpoints and weight memory; None keeps all in RAM, and a killed search is lost.
         graphs: record the passes as CUDA graphs (`lean.replay`); backend "adjoint" on a GPU.
+        pause: asked after each step whether to stop there; needs a folder, in which the search can be taken up.
 
     Raises:
         SedonaError: contradictory settings, streamed pictures, too little memory or room on disk (found out before
             the first step), a folder of another search or one that cannot be read or written any more, or a loss
             that is not finite (which layer, which step).
+        Paused: `pause` said so; the checkpoint is written.
     """
+    if pause is not None and folder is None:
+        raise SedonaError("pause without a folder: there would be nothing to go on from")
     device, folder = torch.device(device), None if folder is None else Path(folder)
     if graphs and (device.type != "cuda" or config.backend != "adjoint"):
         raise SedonaError(
@@ -263,6 +276,6 @@ def run(
             pictures, network, config, heads, device, folder, time=False, program=search.program
         )
         needed.check(free)
-    search.pretrain()
-    search.search()
+    search.pretrain(pause)
+    search.search(pause)
     return search.state.result(search.state.seconds + time.perf_counter() - search.clock)

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from sedona_nb.errors import SedonaError, choose
+from sedona_nb.errors import SedonaError
 from sedona_nb.picture_stream import PictureStream, evaluation_stream
-from sedona_nb.run_pictures import SPLITS, parted
+from sedona_nb.run_pictures import among_train, parted
 from sedona_nb.seeds import mix
 from sedona_nb.streamed_pictures import StreamedPictures
 from sedona_nb.train_config import TrainConfig
@@ -41,6 +41,7 @@ class StreamedRunPictures:
             )
         self.source, self.device = pictures, device
         self.held_out, kept = parted(len(pictures.train_labels), config, seed)
+        self.train_items = kept[: config.train_pictures]
         self.stream = PictureStream(
             pictures, kept, config.batch_size, mix(seed, "training"), device, stop=config.steps
         )
@@ -50,10 +51,11 @@ class StreamedRunPictures:
         return self.stream.batch(step, part)
 
     def evaluation(self, split: str, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of the pictures that select ("validation") or of the test pictures ("test")."""
-        choose(split, SPLITS, "split")
-        train = split == "validation" and len(self.held_out) > 0
-        items = self.held_out if train else torch.arange(len(self.source.test_labels))
+        """Batches of the pictures that select ("validation"), of the test pictures, or of "train" pictures."""
+        items = among_train(split, self.held_out, self.train_items)
+        train = items is not None
+        if not train:
+            items = torch.arange(len(self.source.test_labels))
         return evaluation_stream(self.source, train, items, batch_size, self.device)
 
     def close(self) -> None:

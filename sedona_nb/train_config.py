@@ -34,14 +34,16 @@ class TrainConfig:
     # 0: cosine; else the steps after which the rate is divided by 10, again and again: DGL on ImageNet (Table 5)
     decay_every: int = field(default=0, metadata=LATER)
     precision: str = field(default="float32", metadata=LATER)  # "bfloat16"; "float16" on CUDA alone: `precision`
+    train_pictures: int = field(default=0, metadata=LATER)  # at the end tested on so many of them, too (Table 7)
+    alignment_every: int = field(default=0, metadata=LATER)  # steps between two looks at `alignment`; 0: none
 
     def __post_init__(self) -> None:
         choose(self.precision, PRECISIONS, "precision")
         choose(self.optimizer, OPTIMIZERS, "optimizer")
-        if not isinstance(self.decay_every, int) or self.decay_every < 0:
-            raise SedonaError(
-                f"decay_every {self.decay_every!r} is not allowed; allowed: steps, or 0 for a cosine"
-            )
+        for name in ("decay_every", "train_pictures", "alignment_every"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 0:
+                raise SedonaError(f"{name} {value!r} is not allowed; allowed: whole numbers, or 0: none")
         if self.steps < 1 or self.evaluate_every < 1 or not 0 <= self.warmup_steps < self.steps:
             raise SedonaError(
                 f"{self.steps} steps, evaluated every {self.evaluate_every}, {self.warmup_steps} of warm-up: "
@@ -59,11 +61,15 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A state of the network that was tested: after `step` steps, with errors in percent."""
+    """A state of the network that was tested: after `step` steps, with errors in percent.
+
+    `train`: on `TrainConfig.train_pictures` of the pictures it learned from, shown as test pictures are.
+    """
 
     step: int
     validation: Errors
     test: Errors
+    train: Errors | None = None
 
 
 @dataclass(frozen=True)
@@ -75,26 +81,31 @@ class TrainOutcome:
         last: the final weights.
         curve: rows (step, mean local losses since the row before, validation error in percent).
         seconds: time spent, over all pieces of a resumed run, evaluation included.
+        alignment: rows (step, cosine of each layer), see `alignment`, every `TrainConfig.alignment_every` steps.
     """
 
     best: Checkpoint
     last: Checkpoint
     curve: list[tuple[int, tuple[float, ...], float]]
     seconds: float
+    alignment: list[tuple[int, tuple[float, ...]]] = field(default_factory=list)
 
 
 def outcome_from_json(text: str) -> TrainOutcome:
     """Read what `json.dumps(asdict(outcome))` wrote."""
     content = json.loads(text)
     best, last = (
-        Checkpoint(part["step"], *(_errors(part[split]) for split in ("validation", "test")))
+        Checkpoint(part["step"], *(_errors(part[split]) for split in ("validation", "test", "train")))
         for part in (content["best"], content["last"])
     )
     curve = [(step, tuple(losses), error) for step, losses, error in content["curve"]]
-    return TrainOutcome(best, last, curve, content["seconds"])
+    alignment = [(step, tuple(cosines)) for step, cosines in content["alignment"]]
+    return TrainOutcome(best, last, curve, content["seconds"], alignment)
 
 
-def _errors(content: dict) -> Errors:
+def _errors(content: dict | None) -> Errors | None:
+    if content is None:
+        return None
     lists = {name: tuple(content[name]) for name in ("heads", "ensembles")}
     if content.get("ensembles_top5") is not None:
         lists["ensembles_top5"] = tuple(content["ensembles_top5"])

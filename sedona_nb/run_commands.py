@@ -1,0 +1,209 @@
+"""The runs behind tables and figures, from the shell.
+
+    python -m sedona_nb.runs list table02                          # what it consists of, and what has a record
+    python -m sedona_nb.runs estimate table02 figure06             # hours, and with --price what they cost
+    python -m sedona_nb.runs run table02 --stop-after 9m           # go on where the last call stopped
+    python -m sedona_nb.runs run figure06 --engine ray --workers 8 --device cuda --gpus 0.125
+    python -m sedona_nb.runs status table02                        # a snapshot, while others are at work
+    python -m sedona_nb.runs table table02                         # paper beside ours
+
+Without names, all experiments. The same command typed in two shells shares the work. Exit code: 0; 1 if a run
+failed; 2 for a mistake in the arguments; 75 if it stopped as asked and there is more to do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from sedona_nb.errors import SedonaError, choose
+from sedona_nb.places import home
+
+COMMANDS = ("list", "estimate", "run", "status", "table")
+ENGINES = ("here", "ray")
+MORE_TO_DO = 75  # the exit code that says "try again later" (EX_TEMPFAIL)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    try:
+        options = parse(arguments)
+        return {"list": _list, "estimate": _estimate, "run": _run, "status": _status, "table": _table}[
+            options.command
+        ](options)
+    except SedonaError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted; what was trained since the last checkpoint is lost", file=sys.stderr)
+        return 130
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments, checked.
+
+    Raises:
+        SedonaError: a value that is not allowed, or two that contradict each other.
+    """
+
+    class Parser(argparse.ArgumentParser):
+        def error(self, message: str) -> NoReturn:  # one line, without the usage
+            self.exit(2, f"{message} (--help lists what is allowed)\n")
+
+    parser = Parser(
+        prog="python -m sedona_nb.runs", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("command", metavar="command", help=", ".join(COMMANDS))
+    parser.add_argument("names", nargs="*", help="experiments, such as table02 or figure06; default: all")
+    parser.add_argument("--protocol", default="short", help="short, paper or smoke; default: short")
+    parser.add_argument("--network", action="append", help="may be repeated; default: vgg19")
+    parser.add_argument("--variant", action="append", default=[], help="only these rows; may be repeated")
+    parser.add_argument("--data", help="name or path of the pictures; default: the protocol's")
+    parser.add_argument("--store", type=Path, help="folder of the records; default: the protocol's")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
+    parser.add_argument("--threads", type=int, default=1, help="of each run; default: 1")
+    parser.add_argument("--engine", default="here", help="here: one run at a time in this process; or ray")
+    parser.add_argument("--workers", type=int, help="runs at a time; engine ray only")
+    parser.add_argument("--gpus", type=float, help="share of a GPU a run takes; engine ray only")
+    parser.add_argument("--address", help="of a Ray cluster, or auto; default: one on this machine")
+    parser.add_argument("--stop-after", metavar="TIME", help="such as 90s, 9m, 2h: stop at a checkpoint then")
+    parser.add_argument("--price", type=float, help="of an hour of a device, for estimate")
+    options = parser.parse_args(arguments)
+    choose(options.command, COMMANDS, "command")
+    choose(options.engine, ENGINES, "engine")
+    if options.engine != "ray":
+        given = [n for n in ("workers", "gpus", "address") if getattr(options, n) is not None]
+        if given:
+            raise SedonaError(
+                f"--{given[0]} is for --engine ray; allowed here: one run at a time, or several shells"
+            )
+    if options.threads < 1 or (options.workers or 1) < 1:
+        raise SedonaError("--threads and --workers are whole numbers from 1")
+    options.stop_after = None if options.stop_after is None else seconds(options.stop_after)
+    return options
+
+
+def seconds(text: str) -> float:
+    """Seconds of "90s", "9m", "1.5h" or "90".
+
+    Raises:
+        SedonaError: anything else.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text)
+    if not match or float(match[1]) == 0:
+        raise SedonaError(f"{text!r} is no time; allowed: such as 90s, 9m, 2h")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def until(stop_after: float | None) -> Callable[[], bool]:
+    """Whether to stop: when so many seconds are over, or once the machine asks for it with SIGTERM."""
+    deadline = None if stop_after is None else time.monotonic() + stop_after
+    asked = []
+    signal.signal(signal.SIGTERM, lambda *_: asked.append(True))
+    return lambda: bool(asked) or (deadline is not None and time.monotonic() >= deadline)
+
+
+# -- commands ----------------------------------------------------------------------------------------------------
+
+
+def _grid(options: argparse.Namespace):
+    from sedona_nb import experiments, protocols
+    from sedona_nb.grid import Grid
+    from sedona_nb.store import RunStore
+
+    networks = options.network or ["vgg19"]
+    folder = options.store or protocols.load(options.protocol, networks[0]).profile.results
+    store = RunStore(folder if folder.is_absolute() else home() / folder)
+    loaded = [protocols.load(options.protocol, network, store) for network in networks]
+    if options.data:
+        pictures = _pictures(options.data)
+        loaded = [protocol.on(pictures) for protocol in loaded]
+    names = tuple(options.names) or tuple(experiments.EXPERIMENTS)
+    return Grid(names, tuple(loaded), store, tuple(options.variant))
+
+
+def _pictures(name: str):
+    from sedona_nb import data
+
+    return data.load(name)
+
+
+def _list(options: argparse.Namespace) -> int:
+    from sedona_nb.grid import describe, state_of
+
+    grid = _grid(options)
+    for name in grid.names:
+        print(name)
+        for entry in _of(grid, name).entries():
+            print(f"  {entry.network}, {entry.variant}, K = {entry.num_blocks}")
+            for spec in (*entry.needs, *entry.runs):
+                needed = "needed first: " if spec in entry.needs else ""
+                print(f"    {state_of(spec, grid.store):<9} {needed}{describe(spec)}")
+    return 0
+
+
+def _of(grid, name: str):
+    from dataclasses import replace
+
+    return replace(grid, names=(name,), variants=())
+
+
+def _estimate(options: argparse.Namespace) -> int:
+    from sedona_nb import devices, estimates
+
+    grid = _grid(options)
+    place = devices.resolve(options.device)
+    print(estimates.text(grid, place, options.workers or 1, options.price))
+    return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    from sedona_nb.grid import describe
+
+    snapshot = _grid(options).snapshot()
+    for state in ("running", "begun"):
+        for spec in snapshot.states[state]:
+            print(f"{state:<9} {describe(spec)}")
+    print(snapshot.text())
+    return 0
+
+
+def _table(options: argparse.Namespace) -> int:
+    from sedona_nb import verdicts
+
+    grid = _grid(options)
+    for name in grid.names:
+        entries = _of(grid, name).entries()
+        print(f"{name}: {', '.join(protocol.label for protocol in grid.protocols)}")
+        against = "backprop" if any(entry.variant == "backprop" for entry in entries) else None
+        print(verdicts.side_by_side(entries, grid.store, against=against).round(2).to_string(index=False))
+        print(*verdicts.missing(entries, grid.store), sep="\n")
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    import torch
+
+    from sedona_nb import devices
+
+    grid, pause = _grid(options), until(options.stop_after)
+    place = devices.resolve(options.device)
+    print(grid.snapshot().text(), flush=True)
+    name = options.data or grid.protocols[0].profile.data
+    if options.engine == "ray":
+        from sedona_nb import ray_engine
+
+        workers, gpus = options.workers or os.cpu_count() or 1, options.gpus
+        done = ray_engine.run(grid, name, str(place), workers, gpus, options.threads, options.address, pause)
+    else:
+        torch.set_num_threads(options.threads)
+        done = grid.run(_pictures(name), place, pause, lambda line: print(line, flush=True))
+    print(grid.snapshot().text())
+    return 0 if done else MORE_TO_DO

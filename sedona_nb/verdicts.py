@@ -1,0 +1,152 @@
+"""Paper and ours side by side, entry by entry, and what the difference of two of our numbers can carry."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import nan, sqrt
+
+import pandas as pd
+
+from sedona_nb.errors import SedonaError
+from sedona_nb.experiments import Entry
+from sedona_nb.records import Record
+from sedona_nb.runs import RunStore
+
+NO_RECORD = "no record"
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Numbers of several runs: mean, standard deviation over runs (None for one run), and how many."""
+
+    mean: float
+    spread: float | None
+    n: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Sample:
+        """Of at least one value."""
+        spread = statistics.stdev(values) if len(values) > 1 else None
+        return cls(statistics.fmean(values), spread, len(values))
+
+
+def test_error(record: Record) -> float:
+    """Test error in percent of the checkpoint with the lowest validation error: what the paper reports."""
+    return record.result["best"]["test"]["top1"]
+
+
+def side_by_side(
+    entries: Sequence[Entry],
+    store: RunStore,
+    measure: Callable[[Record], float] = test_error,
+    against: str | None = "backprop",
+) -> pd.DataFrame:
+    """A row an entry: network, variant, K, paper, ours, spread, n, of, verdict.
+
+    `n` counts the records found and `of` the runs that the entry asks for; ours is NaN where there is no record,
+    and a record of any other spec is not looked at.
+
+    Args:
+        entries: of `experiments.load`.
+        store: where the records are.
+        measure: what to take from a record.
+        against: the variant with which verdicts compare the others of its network; None: no verdicts.
+
+    Raises:
+        SedonaError: an entry list that has several rows, or none, to compare a network's variants with.
+    """
+    rows, samples = [], {}
+    for place, entry in enumerate(entries):
+        records = [record for record in map(store.load, entry.runs) if record is not None]
+        sample = Sample.of([measure(record) for record in records]) if records else None
+        samples[place] = sample
+        rows.append(
+            {
+                "network": entry.network,
+                "variant": entry.variant,
+                "K": entry.num_blocks,
+                "paper": nan if entry.printed is None else entry.printed,
+                "ours": nan if sample is None else sample.mean,
+                "spread": nan if sample is None or sample.spread is None else sample.spread,
+                "n": len(records),
+                "of": len(entry.runs) or None,
+            }
+        )
+    frame = pd.DataFrame(rows, columns=["network", "variant", "K", "paper", "ours", "spread", "n", "of"])
+    frame["of"] = frame["of"].astype("Int64")
+    if against is not None:
+        frame["verdict"] = [_row_verdict(entries, samples, place, against) for place in range(len(entries))]
+    return frame
+
+
+def missing(entries: Sequence[Entry], store: RunStore) -> list[str]:
+    """A line for each entry that is not complete: what has no record, and what it waits for."""
+    lines = []
+    for entry in entries:
+        name = f"{entry.network}, {entry.variant}, K = {entry.num_blocks}"
+        if not entry.runs:
+            waits = sum(store.load(spec) is None for spec in entry.needs)
+            lines.append(f"{name}: {NO_RECORD}; waits for {waits} searches or choices of a rate")
+            continue
+        absent = sum(store.load(spec) is None for spec in entry.runs)
+        if absent:
+            lines.append(f"{name}: {NO_RECORD} of {absent} of {len(entry.runs)} runs")
+    return lines
+
+
+def difference(one: Sample, other: Sample) -> tuple[float, float, float] | None:
+    """one - other, and its confidence interval after Welch (two samples, unequal variances).
+
+    Returns:
+        mean, low, high; None with fewer than two runs on a side.
+    """
+    if one.n < 2 or other.n < 2:
+        return None
+    from scipy import stats  # slow to import
+
+    parts = [sample.spread**2 / sample.n for sample in (one, other)]
+    error, mean = sqrt(sum(parts)), one.mean - other.mean
+    if error == 0:
+        return mean, mean, mean
+    freedom = sum(parts) ** 2 / sum(p**2 / (s.n - 1) for p, s in zip(parts, (one, other), strict=True))
+    reach = stats.t.ppf((1 + CONFIDENCE) / 2, freedom) * error
+    return mean, mean - reach, mean + reach
+
+
+def compare(printed: float | None, found: tuple[float, float, float] | None) -> str:
+    """What our difference of two variants says about the paper's.
+
+    Args:
+        printed: the paper's difference; None where it prints none.
+        found: of `difference`.
+    """
+    if found is None:
+        return "too few runs"
+    mean, low, high = found
+    words = f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
+    if low <= 0 <= high:
+        return f"{words}: undecided"
+    if printed is None or printed != printed:
+        return f"{words}: {'worse' if mean > 0 else 'better'}"
+    return f"{words}: {'as' if (mean > 0) == (printed > 0) else 'not as'} in the paper ({printed:+.2f})"
+
+
+def _row_verdict(entries: Sequence[Entry], samples: dict, place: int, against: str) -> str:
+    entry = entries[place]
+    references = [i for i, e in enumerate(entries) if e.network == entry.network and e.variant == against]
+    if len(references) != 1:
+        raise SedonaError(f"{len(references)} rows {against!r} for {entry.network}; allowed: one to compare with")
+    (reference,) = references
+    if place == reference:
+        return ""
+    if samples[place] is None:
+        return NO_RECORD
+    if samples[reference] is None:
+        return f"{against}: {NO_RECORD}"
+    printed = None
+    if entry.printed is not None and entries[reference].printed is not None:
+        printed = entry.printed - entries[reference].printed
+    return compare(printed, difference(samples[place], samples[reference]))
