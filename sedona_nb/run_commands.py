@@ -75,7 +75,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--address", help="of a Ray cluster, or auto; default: one on this machine")
     parser.add_argument("--stop-after", metavar="TIME", help="such as 90s, 9m, 2h: stop at a checkpoint then")
     parser.add_argument("--price", type=float, help="of an hour of a device, for estimate")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)  # names may stand behind options
     choose(options.command, COMMANDS, "command")
     choose(options.engine, ENGINES, "engine")
     if options.engine != "ray":
