@@ -32,6 +32,7 @@ HEAD_COLOURS = {
     "aux4": "#0b4f8a",
     "mlp-sr": "#f0c27b",
     "predsim": "#d9a3c4",
+    "none": "#ffffff",  # Features Replay: no head
 }
 NAMES = {
     "vgg11": "VGG-11",
@@ -43,6 +44,8 @@ NAMES = {
     "backprop": "Backprop",
     "dgl": "DGL",
     "sedona": "SEDONA",
+    "features-replay": "Features Replay",
+    "continuous": "SEDONA (Cont.)",
     "aux1": "Aux 1",
     "aux2": "Aux 2",
     "aux3": "Aux 3",

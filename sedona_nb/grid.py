@@ -19,8 +19,8 @@ import torch
 
 from sedona_nb import experiments, progress
 from sedona_nb.data import Pictures
+from sedona_nb.entries import Entry
 from sedona_nb.errors import Paused, SedonaError, choose
-from sedona_nb.experiments import Entry
 from sedona_nb.protocols import Protocol
 from sedona_nb.records import Record, RunSpec, SearchSpec, Spec, spec_hash
 from sedona_nb.runs import find_or_search, find_or_train

@@ -21,6 +21,7 @@ from sedona_nb.data import Pictures
 from sedona_nb.decoupling import Decoupling
 from sedona_nb.errors import SedonaError, choose
 from sedona_nb.networks import NetworkConfig
+from sedona_nb.places import home
 from sedona_nb.profiles import Profile
 from sedona_nb.profiles import load as load_profile
 from sedona_nb.records import RunSpec, SearchSpec
@@ -171,7 +172,11 @@ def load(name: str, network: str = "vgg19", store: RunStore | None = None) -> Pr
             raise SedonaError(f"{store.folder} has records of {len(known)} different cifar10; allowed: of one")
         return Protocol(name, load_profile("paper", network=network), next(iter(known), ""))
     choose(network, ("vgg19", "resnet50"), f"network for protocol {name!r}")
-    return {"short": _short, "smoke": _smoke}[name](network)
+    made = {"short": _short, "smoke": _smoke}[name](network)
+    profile = made.profile
+    return replace(
+        made, profile=replace(profile, results=home() / profile.results, figures=home() / profile.figures)
+    )
 
 
 def _short(network: str) -> Protocol:

@@ -9,11 +9,12 @@ from math import nan, sqrt
 
 import pandas as pd
 
+from sedona_nb.entries import Entry
 from sedona_nb.errors import SedonaError
-from sedona_nb.experiments import Entry
 from sedona_nb.records import Record
 from sedona_nb.runs import RunStore
 
+ABOUT = ("protocol", "network", "variant", "K")
 NO_RECORD = "no record"
 CONFIDENCE = 0.95
 
@@ -44,7 +45,7 @@ def side_by_side(
     measure: Callable[[Record], float] = test_error,
     against: str | None = "backprop",
 ) -> pd.DataFrame:
-    """A row an entry: network, variant, K, paper, ours, spread, n, of, verdict.
+    """A row an entry: protocol, network, variant, K, paper, ours, spread, n, of, verdict.
 
     `n` counts the records found and `of` the runs that the entry asks for; ours is NaN where there is no record,
     and a record of any other spec is not looked at.
@@ -65,6 +66,7 @@ def side_by_side(
         samples[place] = sample
         rows.append(
             {
+                "protocol": entry.protocol,
                 "network": entry.network,
                 "variant": entry.variant,
                 "K": entry.num_blocks,
@@ -75,7 +77,7 @@ def side_by_side(
                 "of": len(entry.runs) or None,
             }
         )
-    frame = pd.DataFrame(rows, columns=["network", "variant", "K", "paper", "ours", "spread", "n", "of"])
+    frame = pd.DataFrame(rows, columns=[*ABOUT, "paper", "ours", "spread", "n", "of"])
     frame["of"] = frame["of"].astype("Int64")
     if against is not None:
         frame["verdict"] = [_row_verdict(entries, samples, place, against) for place in range(len(entries))]
@@ -86,7 +88,7 @@ def missing(entries: Sequence[Entry], store: RunStore) -> list[str]:
     """A line for each entry that is not complete: what has no record, and what it waits for."""
     lines = []
     for entry in entries:
-        name = f"{entry.network}, {entry.variant}, K = {entry.num_blocks}"
+        name = f"{entry.protocol}: {entry.network}, {entry.variant}, K = {entry.num_blocks}"
         if not entry.runs:
             waits = sum(store.load(spec) is None for spec in entry.needs)
             lines.append(f"{name}: {NO_RECORD}; waits for {waits} searches or choices of a rate")
@@ -136,7 +138,8 @@ def compare(printed: float | None, found: tuple[float, float, float] | None) -> 
 
 def _row_verdict(entries: Sequence[Entry], samples: dict, place: int, against: str) -> str:
     entry = entries[place]
-    references = [i for i, e in enumerate(entries) if e.network == entry.network and e.variant == against]
+    same = (against, entry.network, entry.protocol)
+    references = [i for i, e in enumerate(entries) if (e.variant, e.network, e.protocol) == same]
     if len(references) != 1:
         raise SedonaError(f"{len(references)} rows {against!r} for {entry.network}; allowed: one to compare with")
     (reference,) = references

@@ -15,20 +15,31 @@ from sedona_nb.charts import (
 from sedona_nb.comparisons import cost_bars, cost_ratios, learned_sizes, search_costs, searches_compared
 from sedona_nb.diagrams import backward_graphs, decoupling_diagram, search_space
 from sedona_nb.drawing import Drawing, drawing, save
+from sedona_nb.result_charts import (
+    alignment_by_layer,
+    configurations,
+    errors_by_blocks,
+    generalization,
+    seed_curves,
+)
 from sedona_nb.speed_charts import front, gantt
 
 __all__ = [
     "Drawing",
+    "alignment_by_layer",
     "alpha_bars",
     "backward_graphs",
     "configuration_counts",
+    "configurations",
     "cost_bars",
     "cost_ratios",
     "decoupling_diagram",
     "depth_profile",
     "drawing",
+    "errors_by_blocks",
     "front",
     "gantt",
+    "generalization",
     "learned_sizes",
     "method_bars",
     "save",
@@ -36,6 +47,7 @@ __all__ = [
     "search_history",
     "search_space",
     "searches_compared",
+    "seed_curves",
     "training_curves",
     "unroll_costs",
 ]
