@@ -34,6 +34,7 @@ class Entry:
         needs: specs whose records decide what `runs` are, searches and choices of a rate; `runs` is empty as long
             as one of them has no record.
         protocol: name of the protocol that `runs` and `needs` are of.
+        lacks: why there can be no runs here, whatever is recorded; "": they can.
     """
 
     network: str
@@ -43,6 +44,11 @@ class Entry:
     runs: tuple[RunSpec, ...] = ()
     needs: tuple[Spec, ...] = ()
     protocol: str = ""
+    lacks: str = ""
+
+
+class NotAtHand(SedonaError):
+    """A decoupling that depends on files which are not here."""
 
 
 def entry(
@@ -70,12 +76,15 @@ def entry(
         draws: the seeds are for `cut`; all runs are trained with the protocol's first seed.
     """
     seeds = protocol.seeds if seeds is None else tuple(seeds)
-    cuts = {seed: cut(seed) if cut else None for seed in seeds}
+    blocks = 1 if method == "backprop" else num_blocks
+    shown = protocol.profile.network.name, variant, blocks, printed
+    try:
+        cuts = {seed: cut(seed) if cut else None for seed in seeds}
+    except NotAtHand as error:
+        return Entry(*shown, protocol=protocol.name, lacks=str(error))
     searches = {seed: one for seed, one in cuts.items() if isinstance(one, SearchSpec)}
     found = {seed: store.load(spec) for seed, spec in searches.items()}
     needs: list[Spec] = list(searches.values())
-    blocks = 1 if method == "backprop" else num_blocks
-    shown = protocol.profile.network.name, variant, blocks, printed
     if None in found.values():
         return Entry(*shown, needs=tuple(needs), protocol=protocol.name)
     results = {seed: search_result(record) for seed, record in found.items()}
@@ -98,7 +107,7 @@ def random_splits(network: str, num_blocks: int, seed: int) -> Decoupling:
     Heads are the printed ones; of the two deep networks, which print 16 layers, the released ones.
 
     Raises:
-        SedonaError: heads that are neither printed nor at hand.
+        NotAtHand: heads that are neither printed nor in the released files, as far as they are here.
     """
     from sedona_nb import paper  # needs pandas
 
@@ -110,7 +119,7 @@ def random_splits(network: str, num_blocks: int, seed: int) -> Decoupling:
     else:
         files = released.load(network)
         if files is None:
-            raise SedonaError(f"heads of all layers of {network} are in the released files alone: SEDONA_RELEASED")
+            raise NotAtHand(f"heads of all layers of {network} are in the authors' files alone (SEDONA_RELEASED)")
         beta = files.beta
     alpha = torch.rand(rows, 2, generator=torch_generator(seed, "random alpha"))
     return Decoupling.from_search(alpha, beta, num_blocks, f"random alpha, seed {seed}")

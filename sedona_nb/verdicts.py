@@ -89,6 +89,9 @@ def missing(entries: Sequence[Entry], store: RunStore) -> list[str]:
     lines = []
     for entry in entries:
         name = f"{entry.protocol}: {entry.network}, {entry.variant}, K = {entry.num_blocks}"
+        if entry.lacks:
+            lines.append(f"{name}: {NO_RECORD}; {entry.lacks}")
+            continue
         if not entry.runs:
             waits = sum(store.load(spec) is None for spec in entry.needs)
             lines.append(f"{name}: {NO_RECORD}; waits for {waits} searches or choices of a rate")
