@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import nan, sqrt
+from math import isnan, nan, sqrt
 
 import pandas as pd
 
@@ -82,6 +82,27 @@ def side_by_side(
     if against is not None:
         frame["verdict"] = [_row_verdict(entries, samples, place, against) for place in range(len(entries))]
     return frame
+
+
+def shown(frame: pd.DataFrame) -> pd.DataFrame:
+    """`side_by_side` for reading: ours with its spread and the number of runs, and words where there is nothing."""
+    rows = [
+        {
+            **{column: getattr(row, column) for column in ABOUT},
+            "paper": "" if isnan(row.paper) else f"{row.paper:.2f}",
+            "ours": _number(row.ours, row.spread),
+            "runs": "" if pd.isna(row.of) else f"{row.n} of {row.of}",
+            **({"verdict": row.verdict} if "verdict" in frame else {}),
+        }
+        for row in frame.itertuples()
+    ]
+    return pd.DataFrame(rows)
+
+
+def _number(mean: float, spread: float) -> str:
+    if isnan(mean):
+        return NO_RECORD
+    return f"{mean:.2f}" + ("" if isnan(spread) else f" ± {spread:.2f}")
 
 
 def missing(entries: Sequence[Entry], store: RunStore) -> list[str]:
