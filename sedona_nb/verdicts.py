@@ -85,7 +85,7 @@ def side_by_side(
 
 
 def shown(frame: pd.DataFrame) -> pd.DataFrame:
-    """`side_by_side` for reading: ours with its spread and the number of runs, and words where there is nothing."""
+    """`side_by_side` for reading: ours with its spread, the number of runs, words where there is nothing."""
     rows = [
         {
             **{column: getattr(row, column) for column in ABOUT},
