@@ -76,7 +76,7 @@ def entry(
         draws: the seeds are for `cut`; all runs are trained with the protocol's first seed.
     """
     seeds = protocol.seeds if seeds is None else tuple(seeds)
-    blocks = 1 if method == "backprop" else num_blocks
+    blocks = 1 if method in ("backprop", "continuous") else num_blocks
     shown = protocol.profile.network.name, variant, blocks, printed
     try:
         cuts = {seed: cut(seed) if cut else None for seed in seeds}

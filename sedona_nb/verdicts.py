@@ -106,21 +106,23 @@ def _number(mean: float, spread: float) -> str:
 
 
 def missing(entries: Sequence[Entry], store: RunStore) -> list[str]:
-    """A line for each entry that is not complete: what has no record, and what it waits for."""
-    lines = []
+    """What has no record, a line for all K of a variant, and what these entries wait for."""
+    lines: dict[tuple[str, ...], list[int]] = {}
     for entry in entries:
-        name = f"{entry.protocol}: {entry.network}, {entry.variant}, K = {entry.num_blocks}"
         if entry.lacks:
-            lines.append(f"{name}: {NO_RECORD}; {entry.lacks}")
-            continue
-        if not entry.runs:
+            why = entry.lacks
+        elif not entry.runs:
             waits = sum(store.load(spec) is None for spec in entry.needs)
-            lines.append(f"{name}: {NO_RECORD}; waits for {waits} searches or choices of a rate")
+            why = f"waits for {waits} searches or choices of a rate"
+        elif absent := sum(store.load(spec) is None for spec in entry.runs):
+            why = f"{absent} of {len(entry.runs)} runs"
+        else:
             continue
-        absent = sum(store.load(spec) is None for spec in entry.runs)
-        if absent:
-            lines.append(f"{name}: {NO_RECORD} of {absent} of {len(entry.runs)} runs")
-    return lines
+        lines.setdefault((entry.protocol, entry.network, entry.variant, why), []).append(entry.num_blocks)
+    return [
+        f"{protocol}: {network}, {variant}, K = {', '.join(map(str, blocks))}: {NO_RECORD}; {why}"
+        for (protocol, network, variant, why), blocks in lines.items()
+    ]
 
 
 def difference(one: Sample, other: Sample) -> tuple[float, float, float] | None:
