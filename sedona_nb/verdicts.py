@@ -106,8 +106,8 @@ def _number(mean: float, spread: float) -> str:
 
 
 def missing(entries: Sequence[Entry], store: RunStore) -> list[str]:
-    """What has no record, a line for all K of a variant, and what these entries wait for."""
-    lines: dict[tuple[str, ...], list[int]] = {}
+    """What has no record, a line for all variants of a network that lack it for the same reason."""
+    lines: dict[tuple[str, str, str], dict[str, list[int]]] = {}
     for entry in entries:
         if entry.lacks:
             why = entry.lacks
@@ -115,14 +115,19 @@ def missing(entries: Sequence[Entry], store: RunStore) -> list[str]:
             waits = sum(store.load(spec) is None for spec in entry.needs)
             why = f"waits for {waits} searches or choices of a rate"
         elif absent := sum(store.load(spec) is None for spec in entry.runs):
-            why = f"{absent} of {len(entry.runs)} runs"
+            why = f"{absent} of {len(entry.runs)} runs each"
         else:
             continue
-        lines.setdefault((entry.protocol, entry.network, entry.variant, why), []).append(entry.num_blocks)
+        variants = lines.setdefault((entry.protocol, entry.network, why), {})
+        variants.setdefault(entry.variant, []).append(entry.num_blocks)
     return [
-        f"{protocol}: {network}, {variant}, K = {', '.join(map(str, blocks))}: {NO_RECORD}; {why}"
-        for (protocol, network, variant, why), blocks in lines.items()
+        f"{protocol}: {network}, {', '.join(_with_blocks(*one) for one in variants.items())}: {NO_RECORD}; {why}"
+        for (protocol, network, why), variants in lines.items()
     ]
+
+
+def _with_blocks(variant: str, blocks: Sequence[int]) -> str:
+    return variant if len(blocks) == 1 else f"{variant} (K = {', '.join(map(str, blocks))})"
 
 
 def difference(one: Sample, other: Sample) -> tuple[float, float, float] | None:
