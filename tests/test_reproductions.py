@@ -1,0 +1,80 @@
+"""The notebooks of tables and figures draw from records alone: nothing is trained, and what is missing is said."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+NUMBERS = ("12", "14", "16", "17", "24", "25", "26")
+NO_TRAINING = """
+from sedona_nb import search, training
+
+
+def _refuse(*arguments, **options):
+    raise AssertionError("a reproduction trains")
+
+
+search.run = training.train = _refuse
+"""
+CLOCK = "import time\nprint(f'{time.process_time():.1f} processor seconds')"
+
+
+def notebook(number: str) -> Path:
+    (path,) = (REPOSITORY / "notebooks").glob(f"{number}_*.ipynb")
+    return path
+
+
+def executed(number: str, monkeypatch: pytest.MonkeyPatch, **parameters: object) -> nbformat.NotebookNode:
+    """The notebook, run with these parameters in a kernel that cannot train; its last cell tells the time taken."""
+    monkeypatch.setenv("SEDONA_HEADLESS", "1")
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    pages = nbformat.read(notebook(number), as_version=4)
+    place = next(i for i, cell in enumerate(pages.cells) if "parameters" in cell.metadata.get("tags", []))
+    lines = "\n".join(f"{name} = {value!r}" for name, value in parameters.items())
+    pages.cells.insert(place + 1, nbformat.v4.new_code_cell(lines + NO_TRAINING))
+    pages.cells.append(nbformat.v4.new_code_cell(CLOCK))
+    NotebookClient(
+        pages, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(notebook(number).parent)}}
+    ).execute()
+    return pages
+
+
+def printed(pages: nbformat.NotebookNode) -> str:
+    outputs = [output for cell in pages.cells if cell.cell_type == "code" for output in cell.outputs]
+    texts = [output.get("text") or output.get("data", {}).get("text/plain", "") for output in outputs]
+    return "\n".join("".join(text) for text in texts)
+
+
+def pictures(pages: nbformat.NotebookNode) -> int:
+    outputs = [output for cell in pages.cells if cell.cell_type == "code" for output in cell.outputs]
+    return sum("image/png" in output.get("data", {}) for output in outputs)
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_a_reproduction_draws_from_records_alone_within_seconds(number, monkeypatch):
+    pages = executed(number, monkeypatch)
+    assert pictures(pages) >= 1
+    assert float(re.findall(r"([\d.]+) processor seconds", printed(pages))[-1]) < 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", NUMBERS)
+def test_without_records_it_says_so_and_plots_nothing_of_ours(number, monkeypatch):
+    pages = executed(number, monkeypatch, protocol="paper")
+    assert "no record" in printed(pages)
+    recorded = pictures(executed(number, monkeypatch))
+    assert pictures(pages) < recorded or number == "17"  # Table 7's picture still shows the paper's own panel
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_every_reproduction_has_the_same_anatomy(number):
+    text = json.dumps(json.loads(notebook(number).read_text(encoding="utf-8")))
+    for part in ("What we see", "What differs from the paper", "To deepen it", "Exercises", "Summary", "papermill"):
+        assert part in text, part
+    assert "TO BE WRITTEN" not in text
