@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import nan
+from statistics import fmean
 
 import pandas as pd
 
 from sedona_nb.entries import Entry
 from sedona_nb.errors import SedonaError
+from sedona_nb.heads import HEADS
 from sedona_nb.records import Record
 from sedona_nb.store import RunStore
 
-ABOUT = ("protocol", "network", "variant", "K", "seed")
+# `run` numbers the runs of an entry from 0: where they are draws, all of them have the same seed.
+ABOUT = ("protocol", "network", "variant", "K", "seed", "run")
 
 
 def runs(entries: Sequence[Entry], store: RunStore) -> pd.DataFrame:
@@ -21,16 +25,16 @@ def runs(entries: Sequence[Entry], store: RunStore) -> pd.DataFrame:
     error of the last ones.
     """
     rows = []
-    for entry, record in _found(entries, store):
+    for about, record in _found(entries, store):
         best, train = record.result["best"], record.result["best"].get("train")
         rows.append(
             {
-                **_about(entry, record),
+                **about,
                 "decoupling": str(record.spec.decoupling or "continuous"),
                 "step": best["step"],
                 "validation": best["validation"]["top1"],
                 "test": best["test"]["top1"],
-                "train": train["top1"] if train else float("nan"),
+                "train": train["top1"] if train else nan,
                 "last": record.result["last"]["test"]["top1"],
             }
         )
@@ -39,10 +43,10 @@ def runs(entries: Sequence[Entry], store: RunStore) -> pd.DataFrame:
 
 
 def curves(entries: Sequence[Entry], store: RunStore) -> pd.DataFrame:
-    """A row an evaluation: protocol, network, variant, K, seed, step, validation error in percent."""
+    """A row an evaluation: protocol, network, variant, K, seed, run, step, validation error in percent."""
     rows = [
-        {**_about(entry, record), "step": step, "error": error}
-        for entry, record in _found(entries, store)
+        {**about, "step": step, "error": error}
+        for about, record in _found(entries, store)
         for step, _, error in record.result["curve"]
     ]
     return pd.DataFrame(rows, columns=[*ABOUT, "step", "error"])
@@ -60,7 +64,7 @@ def alignments(entries: Sequence[Entry], store: RunStore, intervals: int = 4) ->
     if intervals < 1:
         raise SedonaError(f"{intervals} intervals; allowed: at least 1")
     rows = []
-    for entry, record in _found(entries, store):
+    for about, record in _found(entries, store):
         looks = record.result.get("alignment") or []
         steps = record.spec.train.steps
         edges = [round(part * steps / intervals) for part in range(intervals + 1)]
@@ -68,8 +72,7 @@ def alignments(entries: Sequence[Entry], store: RunStore, intervals: int = 4) ->
         for first, end, name in spans:
             chosen = [cosines for step, cosines in looks if first <= step < end]
             for layer, values in enumerate(zip(*chosen, strict=True), start=1):
-                about = {**_about(entry, record), "layer": layer, "interval": name}
-                rows.append({**about, "cosine": sum(values) / len(values)})
+                rows.append({**about, "layer": layer, "interval": name, "cosine": sum(values) / len(values)})
     return pd.DataFrame(rows, columns=[*ABOUT, "layer", "interval", "cosine"])
 
 
@@ -84,7 +87,7 @@ def settings(entries: Sequence[Entry], store: RunStore) -> pd.DataFrame:
         taken = {(spec.train.lr, spec.train.warmup_steps) for spec in entry.runs}
         for spec in tried:
             record, setting = store.load(spec), (spec.train.lr, spec.train.warmup_steps)
-            error = record.result["best"]["validation"]["top1"] if record else float("nan")
+            error = record.result["best"]["validation"]["top1"] if record else nan
             rows[(entry.network, spec.method, *setting)] = {
                 "network": entry.network,
                 "method": spec.method,
@@ -96,19 +99,52 @@ def settings(entries: Sequence[Entry], store: RunStore) -> pd.DataFrame:
     return pd.DataFrame(rows.values(), columns=["network", "method", "lr", "warmup", "validation", "chosen"])
 
 
-def _found(entries: Sequence[Entry], store: RunStore) -> Iterator[tuple[Entry, Record]]:
+def configurations(entries: Sequence[Entry], store: RunStore, costs: Sequence[float]) -> pd.DataFrame:
+    """A row a record with blocks: what its decoupling is like, how its gradients pointed, its errors in percent.
+
+    Columns: first split and last split (layers, 1-based); largest block, the share of all costs that its dearest
+    block has; head depth, the mean m of its Aux m (NaN with a head of another kind); cosine, the mean of the
+    cosines of Figure 8 over all layers and looks, and cosine below, the same without the last block, where it is 1
+    whatever the decoupling (NaN without looks); validation and test.
+
+    Args:
+        entries: of `experiments.load`; entries without blocks, such as backprop's, are left out.
+        store: where the records are.
+        costs: of each layer, for example of `baselines.layer_operations`.
+
+    Raises:
+        SedonaError: a decoupling of another number of layers than there are costs.
+    """
+    columns = [*ABOUT, "first split", "last split", "largest block", "head depth", "cosine", "cosine below"]
+    rows = []
+    for about, record in _found(entries, store):
+        cut = record.spec.decoupling
+        if cut is None or not cut.splits:
+            continue
+        if cut.num_layers != len(costs):
+            raise SedonaError(f"{len(costs)} costs for {cut.num_layers} layers; allowed: one a layer")
+        blocks = [sum(costs[first - 1 : last]) for first, last in cut.blocks]
+        depths = [HEADS.index(head) + 1 if head in HEADS else nan for head in cut.heads]
+        looks = [cosines for _, cosines in record.result.get("alignment") or []]
+        found = {
+            "first split": cut.splits[0],
+            "last split": cut.splits[-1],
+            "largest block": max(blocks) / sum(costs),
+            "head depth": fmean(depths),
+            "cosine": fmean(c for look in looks for c in look) if looks else nan,
+            "cosine below": fmean(c for look in looks for c in look[: cut.splits[-1]]) if looks else nan,
+        }
+        best = record.result["best"]
+        errors = {split: best[split]["top1"] for split in ("validation", "test")}
+        rows.append({**about, **found, **errors})
+    return pd.DataFrame(rows, columns=[*columns, "validation", "test"])
+
+
+def _found(entries: Sequence[Entry], store: RunStore) -> Iterator[tuple[dict, Record]]:
+    """What a record is, by `ABOUT`, and the record, for every run that has one."""
     for entry in entries:
-        for spec in entry.runs:
+        for run, spec in enumerate(entry.runs):
             record = store.load(spec)
             if record is not None:
-                yield entry, record
-
-
-def _about(entry: Entry, record: Record) -> dict:
-    return {
-        "protocol": entry.protocol,
-        "network": entry.network,
-        "variant": entry.variant,
-        "K": entry.num_blocks,
-        "seed": record.spec.seed,
-    }
+                what = (entry.protocol, entry.network, entry.variant, entry.num_blocks, spec.seed, run)
+                yield dict(zip(ABOUT, what, strict=True)), record
