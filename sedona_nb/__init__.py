@@ -96,6 +96,7 @@ MODULES = (
     "charts",
     "speed_charts",
     "result_charts",
+    "inference_charts",
     "viz",
     "widgets",
     "places",

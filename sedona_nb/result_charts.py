@@ -29,7 +29,7 @@ def seed_curves(table: pd.DataFrame, protocol: str = "") -> Figure:
     Raises:
         SedonaError: a column is missing, or there is no row.
     """
-    _need(table, ("network", "variant", "run", "step", "error"))
+    need(table, ("network", "variant", "run", "step", "error"))
     networks = list(dict.fromkeys(table["network"]))
     variants = list(dict.fromkeys(table["variant"]))
     with drawing(1.4 + 4.6 * len(networks), 3.5, note=protocol) as figure:
@@ -60,7 +60,7 @@ def errors_by_blocks(table: pd.DataFrame, protocol: str = "") -> Figure:
     Raises:
         SedonaError: a column is missing, or there is no number at all.
     """
-    _need(table, ("network", "variant", "K", "paper", "ours", "spread"))
+    need(table, ("network", "variant", "K", "paper", "ours", "spread"))
     table = table[table[["paper", "ours"]].notna().any(axis=1)]
     if table.empty:
         raise SedonaError("no record and no printed number: nothing to draw")
@@ -146,7 +146,7 @@ def alignment_by_layer(table: pd.DataFrame, ends: Mapping[str, Sequence[int]], p
     Raises:
         SedonaError: a column is missing, or there is no row.
     """
-    _need(table, ("variant", "layer", "interval", "cosine"))
+    need(table, ("variant", "layer", "interval", "cosine"))
     variants = list(dict.fromkeys(table["variant"]))
     intervals = [name for name in dict.fromkeys(table["interval"]) if name != "all"]
     shades = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.9, max(len(intervals), 1)))
@@ -177,7 +177,7 @@ def generalization(table: pd.DataFrame, protocol: str = "") -> Figure:
     Raises:
         SedonaError: a column is missing, or there is no row.
     """
-    _need(table, ("source", "row", "train", "other"))
+    need(table, ("source", "row", "train", "other"))
     sources = list(dict.fromkeys(table["source"]))
     tallest = max(int((table["source"] == source).sum()) for source in sources)
     with drawing(1.2 + 3.9 * len(sources), 1.1 + 0.34 * tallest, note=protocol) as figure:
@@ -198,135 +198,6 @@ def generalization(table: pd.DataFrame, protocol: str = "") -> Figure:
     return figure
 
 
-def intervals(table: pd.DataFrame, measure: str, protocol: str = "") -> Figure:
-    """Estimates with their intervals, one below the other, beside a line at zero; a colour a group.
-
-    Args:
-        table: columns row, estimate, low, high, and optionally group; rows without an estimate are left out.
-        measure: what is estimated, in which units; the axis.
-        protocol: for the small print.
-
-    Raises:
-        SedonaError: a column is missing, or there is no estimate.
-    """
-    _need(table, ("row", "estimate", "low", "high"))
-    table = table[table["estimate"].notna()].reset_index(drop=True)
-    if table.empty:
-        raise SedonaError("no estimate: nothing to draw")
-    groups = list(dict.fromkeys(table["group"])) if "group" in table else [None]
-    with drawing(6.4, 1.0 + 0.27 * len(table), note=protocol) as figure:
-        axes = figure.subplots()
-        axes.axvline(0, color=QUIET, linewidth=0.8)
-        for group, colour, marker in zip(groups, CYCLE * 9, MARKERS * 9, strict=False):
-            part = table if group is None else table[table["group"] == group]
-            axes.hlines(-part.index, part["low"], part["high"], color=colour, linewidth=1.4)
-            name = None if group is None else label(group)
-            axes.plot(part["estimate"], -part.index, marker, color=colour, markersize=4.5, label=name)
-        axes.set_yticks(-table.index, [label(row) for row in table["row"]])
-        axes.tick_params(axis="y", length=0)
-        axes.grid(visible=False)
-        axes.margins(y=0.6 / max(len(table), 2))
-        axes.set_xlabel(measure)
-        if len(groups) > 1:
-            axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    return figure
-
-
-def random_search(
-    table: pd.DataFrame,
-    lines: Mapping[str, tuple[float, float, float]],
-    marks: Mapping[str, float] | None = None,
-    protocol: str = "",
-) -> Figure:
-    """What the best of so many random configurations costs in test error, beside what others reach.
-
-    Args:
-        table: columns budget (runs) and error (test error in percent, expected), as `baselines.best_of` gives it.
-        lines: mean, low and high of others in percent, drawn across; low and high may be NaN.
-        marks: budgets to point out.
-        protocol: for the small print.
-
-    Raises:
-        SedonaError: a column is missing, or there is no row.
-    """
-    _need(table, ("budget", "error"))
-    with drawing(6.6, 3.4, note=protocol) as figure:
-        axes = figure.subplots()
-        axes.plot(table["budget"], table["error"], color=INK, marker="o", markersize=3, label="best of n random")
-        for (name, (mean, low, high)), colour, dash in zip(lines.items(), CYCLE * 9, DASHES[1:] * 9, strict=False):
-            axes.axhline(mean, color=colour, linestyle=dash, linewidth=1.3, label=label(name))
-            if not np.isnan(low):
-                axes.axhspan(low, high, color=colour, alpha=0.13, linewidth=0)
-        for (name, budget), dash in zip((marks or {}).items(), DASHES[1:] * 9, strict=False):
-            axes.axvline(budget, color=QUIET, linestyle=dash, linewidth=0.9, label=name)
-        axes.set(xlabel="random configurations tried, n", ylabel="test error (%)")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    return figure
-
-
-def error_by_feature(table: pd.DataFrame, features: Mapping[str, str], protocol: str = "") -> Figure:
-    """Test error against features of a configuration: a panel a feature, a dot a run.
-
-    Args:
-        table: columns test and every feature, as `record_frames.configurations`; a feature without values is
-            left out.
-        features: column and what the axis calls it.
-        protocol: for the small print.
-
-    Raises:
-        SedonaError: a column is missing, or there is no row, or no feature with a value.
-    """
-    _need(table, ("test", *features))
-    features = {column: name for column, name in features.items() if table[column].notna().any()}
-    if not features:
-        raise SedonaError("no feature with a value: nothing to draw")
-    columns = min(3, len(features))
-    rows = -(-len(features) // columns)
-    with drawing(0.8 + 2.5 * columns, 0.6 + 2.2 * rows, note=protocol) as figure:
-        grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
-        for axes, (column, name) in zip(grid.flat, features.items(), strict=False):
-            axes.plot(table[column], table["test"], "o", color=BLUE, markersize=4, alpha=0.8)
-            axes.set_xlabel(name)
-            if pd.api.types.is_integer_dtype(table[column]):
-                axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-        for axes in grid.flat[len(features) :]:
-            axes.axis("off")
-        for axes in grid[:, 0]:
-            axes.set_ylabel("test error (%)")
-    return figure
-
-
-def delayed_descent(table: pd.DataFrame, limits: pd.DataFrame, protocol: str = "") -> Figure:
-    """What a delay does to gradient descent: distance over steps by delay, and the largest stable rate by delay.
-
-    Args:
-        table: columns delay, step, distance.
-        limits: columns delay, rate (times the curvature).
-        protocol: for the small print.
-
-    Raises:
-        SedonaError: a column is missing, or there is no row.
-    """
-    _need(table, ("delay", "step", "distance"))
-    _need(limits, ("delay", "rate"))
-    delays = list(dict.fromkeys(table["delay"]))
-    shades = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.85, len(delays)))
-    with drawing(7.6, 3.1, note=protocol) as figure:
-        left, right = figure.subplots(1, 2)
-        for delay, shade, dash in zip(delays, shades, DASHES * 9, strict=False):
-            part = table[table["delay"] == delay]
-            left.plot(part["step"], part["distance"], color=shade, linestyle=dash, label=f"delay {delay}")
-        left.set(xlabel="step", ylabel="distance from the minimum", yscale="log")
-        handles, labels = left.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper left", ncols=min(len(labels), 7))
-        right.plot(limits["delay"], limits["rate"], "o-", color=INK, markersize=4)
-        right.set(xlabel="delay (steps)", ylabel="largest stable rate x curvature")
-        right.set_ylim(bottom=0)
-        right.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return figure
-
-
 def _line_across(axes: Axes, row: object) -> None:
     if not np.isnan(row.ours):
         axes.axhline(row.ours, color=BLUE, linewidth=1.2, label=label("backprop"))
@@ -336,7 +207,12 @@ def _line_across(axes: Axes, row: object) -> None:
         axes.axhline(row.paper, color=BLUE, linewidth=0.7, linestyle="--", label=f"{label('backprop')}, paper")
 
 
-def _need(table: pd.DataFrame, columns: Sequence[str]) -> None:
+def need(table: pd.DataFrame, columns: Sequence[str]) -> None:
+    """Refuse a table that lacks a column or has no row: never a plot of nothing.
+
+    Raises:
+        SedonaError: which.
+    """
     missing = [column for column in columns if column not in table]
     if missing:
         raise SedonaError(f"table has no column {', '.join(missing)}; it needs {', '.join(columns)}")

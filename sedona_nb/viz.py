@@ -15,6 +15,7 @@ from sedona_nb.charts import (
 from sedona_nb.comparisons import cost_bars, cost_ratios, learned_sizes, search_costs, searches_compared
 from sedona_nb.diagrams import backward_graphs, decoupling_diagram, search_space
 from sedona_nb.drawing import Drawing, drawing, save
+from sedona_nb.inference_charts import delayed_descent, error_by_feature, intervals, random_search
 from sedona_nb.result_charts import (
     alignment_by_layer,
     configurations,
@@ -34,14 +35,18 @@ __all__ = [
     "cost_bars",
     "cost_ratios",
     "decoupling_diagram",
+    "delayed_descent",
     "depth_profile",
     "drawing",
+    "error_by_feature",
     "errors_by_blocks",
     "front",
     "gantt",
     "generalization",
+    "intervals",
     "learned_sizes",
     "method_bars",
+    "random_search",
     "save",
     "search_costs",
     "search_history",

@@ -31,7 +31,7 @@ def notebook(number: str) -> Path:
 
 
 def executed(number: str, monkeypatch: pytest.MonkeyPatch, **parameters: object) -> nbformat.NotebookNode:
-    """The notebook, run with these parameters in a kernel that cannot train; its last cell tells the time taken."""
+    """The notebook, run with these parameters in a kernel that cannot train; the last cell tells the time."""
     monkeypatch.setenv("SEDONA_HEADLESS", "1")
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     pages = nbformat.read(notebook(number), as_version=4)
@@ -75,6 +75,13 @@ def test_without_records_it_says_so_and_plots_nothing_of_ours(number, monkeypatc
 @pytest.mark.parametrize("number", NUMBERS)
 def test_every_reproduction_has_the_same_anatomy(number):
     text = json.dumps(json.loads(notebook(number).read_text(encoding="utf-8")))
-    for part in ("What we see", "What differs from the paper", "To deepen it", "Exercises", "Summary", "papermill"):
+    for part in (
+        "What we see",
+        "What differs from the paper",
+        "To deepen it",
+        "Exercises",
+        "Summary",
+        "papermill",
+    ):
         assert part in text, part
     assert "TO BE WRITTEN" not in text

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sedona_nb import result_charts
+from sedona_nb import inference_charts, result_charts
 from sedona_nb.errors import SedonaError
 
 CURVES = pd.DataFrame(
@@ -63,10 +63,10 @@ DRAWINGS = {
     ),
     "alignment_by_layer": lambda: result_charts.alignment_by_layer(COSINES, {"dgl": (1, 2)}, "note"),
     "generalization": lambda: result_charts.generalization(GAPS, "note"),
-    "intervals": lambda: result_charts.intervals(ESTIMATES, "difference (points)", "note"),
-    "random_search": lambda: result_charts.random_search(SEARCH, LINES, {"a search": 2.4}, "note"),
-    "error_by_feature": lambda: result_charts.error_by_feature(FEATURES, NAMES, "note"),
-    "delayed_descent": lambda: result_charts.delayed_descent(PATHS, LIMITS, "note"),
+    "intervals": lambda: inference_charts.intervals(ESTIMATES, "difference (points)", "note"),
+    "random_search": lambda: inference_charts.random_search(SEARCH, LINES, {"a search": 2.4}, "note"),
+    "error_by_feature": lambda: inference_charts.error_by_feature(FEATURES, NAMES, "note"),
+    "delayed_descent": lambda: inference_charts.delayed_descent(PATHS, LIMITS, "note"),
 }
 
 
@@ -155,18 +155,18 @@ def test_a_gap_is_a_line_from_training_to_other_pictures():
 
 
 def test_intervals_stand_one_below_the_other_and_a_missing_one_leaves_no_gap():
-    figure = result_charts.intervals(ESTIMATES, "points")
+    figure = inference_charts.intervals(ESTIMATES, "points")
     (axes,) = figure.axes
     assert legends(figure) == ["a", "b"]
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["DGL", "third"]
     segments = np.concatenate([c.get_segments() for c in axes.collections])
     np.testing.assert_allclose(segments, [[[0.5, 0], [1.5, 0]], [[-2, -1], [0, -1]]])
     assert axes.get_ylim()[0] < -1 < 0 < axes.get_ylim()[1]  # the first row is on top
-    assert not legends(result_charts.intervals(ESTIMATES.drop(columns="group"), "points"))
+    assert not legends(inference_charts.intervals(ESTIMATES.drop(columns="group"), "points"))
 
 
 def test_a_random_search_is_drawn_beside_means_with_bands_where_they_have_any():
-    figure = result_charts.random_search(SEARCH, LINES, {"a search": 2.4})
+    figure = inference_charts.random_search(SEARCH, LINES, {"a search": 2.4})
     (axes,) = figure.axes
     assert legends(figure) == ["best of n random", "SEDONA", "Backprop", "a search"]
     np.testing.assert_allclose(axes.lines[0].get_ydata(), SEARCH["error"])
@@ -175,16 +175,16 @@ def test_a_random_search_is_drawn_beside_means_with_bands_where_they_have_any():
 
 
 def test_a_feature_without_values_has_no_panel():
-    figure = result_charts.error_by_feature(FEATURES, NAMES)
+    figure = inference_charts.error_by_feature(FEATURES, NAMES)
     assert [axes.get_xlabel() for axes in figure.axes] == ["mean depth", "first split (layer)"]
     np.testing.assert_allclose(figure.axes[1].lines[0].get_xdata(), [3, 6, 9])
     four = {**dict.fromkeys(("depth", "split"), "x"), "test": "y", "copy": "z"}
-    panels = result_charts.error_by_feature(FEATURES.assign(copy=1.0), four).axes
+    panels = inference_charts.error_by_feature(FEATURES.assign(copy=1.0), four).axes
     assert [axes.axison for axes in panels] == [True] * 4 + [False] * 2
 
 
 def test_delays_have_a_path_each_and_a_largest_rate_each():
-    figure = result_charts.delayed_descent(PATHS, LIMITS)
+    figure = inference_charts.delayed_descent(PATHS, LIMITS)
     left, right = figure.axes
     assert legends(figure) == ["delay 0", "delay 3"]
     assert left.get_yscale() == "log"
@@ -196,11 +196,11 @@ FRAMES = {  # chart: (draw, frame, a column that it needs)
     "errors_by_blocks": (result_charts.errors_by_blocks, BLOCKS, "paper"),
     "alignment_by_layer": (lambda table: result_charts.alignment_by_layer(table, {}), COSINES, "layer"),
     "generalization": (result_charts.generalization, GAPS, "other"),
-    "intervals": (lambda table: result_charts.intervals(table, "x"), ESTIMATES, "low"),
-    "random_search": (lambda table: result_charts.random_search(table, {}), SEARCH, "budget"),
-    "error_by_feature": (lambda table: result_charts.error_by_feature(table, NAMES), FEATURES, "test"),
-    "delayed_descent": (lambda table: result_charts.delayed_descent(table, LIMITS), PATHS, "distance"),
-    "limits of delayed_descent": (lambda table: result_charts.delayed_descent(PATHS, table), LIMITS, "rate"),
+    "intervals": (lambda table: inference_charts.intervals(table, "x"), ESTIMATES, "low"),
+    "random_search": (lambda table: inference_charts.random_search(table, {}), SEARCH, "budget"),
+    "error_by_feature": (lambda table: inference_charts.error_by_feature(table, NAMES), FEATURES, "test"),
+    "delayed_descent": (lambda table: inference_charts.delayed_descent(table, LIMITS), PATHS, "distance"),
+    "limits of delayed_descent": (lambda table: inference_charts.delayed_descent(PATHS, table), LIMITS, "rate"),
 }
 
 
@@ -225,8 +225,8 @@ def test_a_missing_column_is_named_in_one_line(name):
         lambda: result_charts.configurations({}),
         lambda: result_charts.configurations({"sedona": [], "random": []}, {"printed": 12.31}),
         lambda: result_charts.errors_by_blocks(BLOCKS.assign(paper=np.nan, ours=np.nan)),
-        lambda: result_charts.intervals(ESTIMATES.assign(estimate=np.nan), "x"),
-        lambda: result_charts.error_by_feature(FEATURES, {"cosine": "mean cosine"}),
+        lambda: inference_charts.intervals(ESTIMATES.assign(estimate=np.nan), "x"),
+        lambda: inference_charts.error_by_feature(FEATURES, {"cosine": "mean cosine"}),
     ],
 )
 def test_rows_without_a_number_are_nothing_either(draw):
