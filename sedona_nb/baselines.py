@@ -45,7 +45,8 @@ def layer_operations(network: LayeredNetwork, input_shape: tuple[int, int, int])
 def evenly(costs: Sequence[float], num_blocks: int) -> tuple[int, ...]:
     """Last layers (1-based) of the first K-1 of K blocks, the dearest of which costs the least.
 
-    By dynamic programming over (blocks, last layer); among equals, the earliest splits.
+    By dynamic programming over (blocks, last layer). Among equals, the earliest splits of those that also cut the
+    layers below their last split evenly.
 
     Raises:
         SedonaError: K outside 1..L.

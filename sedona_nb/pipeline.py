@@ -82,15 +82,19 @@ def train(
             report = json.loads(line)
             bar.update(report.pop("step") - bar.count, **report)
 
-        processes.run(
-            [sys.executable, "-m", "sedona_nb.pipeline", "--job", str(path)],
-            names=names,
-            logs=Path(folder) / "logs",
-            port=port,
-            show=show,
-            lost=LOST,
-            threads=threads,
-        )
+        try:
+            processes.run(
+                [sys.executable, "-m", "sedona_nb.pipeline", "--job", str(path)],
+                names=names,
+                logs=Path(folder) / "logs",
+                port=port,
+                show=show,
+                lost=LOST,
+                threads=threads,
+            )
+        finally:  # whoever was ended while it wrote
+            for part in Path(folder).glob("block-*/.*.part"):
+                part.unlink(missing_ok=True)
     return outcome_from_json((Path(folder) / "outcome.json").read_text(encoding="utf-8"))
 
 

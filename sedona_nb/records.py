@@ -60,7 +60,8 @@ class RunSpec:
         ):
             raise SedonaError('method "continuous" needs alpha and beta, every other method a decoupling')
         heads = set(self.decoupling.heads) if self.decoupling else set()
-        if heads and (heads == {NO_HEAD}) != (self.method == "features-replay"):
+        wrong = heads - {NO_HEAD} if self.method == "features-replay" else heads & {NO_HEAD}
+        if wrong:
             raise SedonaError(
                 f'heads are {", ".join(sorted(heads))}; allowed: all "{NO_HEAD}" with method "features-replay", '
                 "and with no other"

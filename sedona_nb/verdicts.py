@@ -164,7 +164,7 @@ def compare(printed: float | None, found: tuple[float, float, float] | None) -> 
         return f"{words}: undecided"
     if printed is None or printed != printed:
         return f"{words}: {'worse' if mean > 0 else 'better'}"
-    return f"{words}: {'as' if (mean > 0) == (printed > 0) else 'not as'} in the paper ({printed:+.2f})"
+    return f"{words}: {'as' if mean * printed > 0 else 'not as'} in the paper ({printed:+.2f})"
 
 
 def _row_verdict(entries: Sequence[Entry], samples: dict, place: int, against: str) -> str:

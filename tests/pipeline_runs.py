@@ -21,7 +21,9 @@ from sedona_nb.records import RunSpec
 from sedona_nb.train_config import TrainConfig
 
 LAYERS = 8
-CONFIG = TrainConfig(steps=13, batch_size=32, lr=0.05, warmup_steps=3, evaluate_every=5, padding=2)
+CONFIG = TrainConfig(
+    steps=13, batch_size=32, lr=0.05, warmup_steps=3, evaluate_every=5, padding=2, train_pictures=70
+)
 
 
 def spec_of(blocks: int, **changes) -> RunSpec:

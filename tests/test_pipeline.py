@@ -28,12 +28,20 @@ def test_same_numbers_as_the_serial_trainer(blocks, depth, tmp_path, one_thread)
     wanted, network = serial(spec)
     found = pipeline.train(spec, "digits", tmp_path, depth, threads=1)
     assert same(found, wanted)
+    assert found.best.train.count == found.last.train.count == 70
     # The weights, too: those of the last checkpoint, block by block.
     for number, block in enumerate(network.blocks, 1):
         saved = torch.load(tmp_path / f"block-{number}" / "step-13.pt", weights_only=True)
         assert saved["block"].keys() == block.state_dict().keys()
         assert all(torch.equal(saved["block"][name], value) for name, value in block.state_dict().items())
     assert not workers(tmp_path)
+
+
+def test_without_training_pictures_there_are_no_errors_on_them(tmp_path, one_thread):
+    spec = spec_of(2, steps=5, train_pictures=0)
+    found = pipeline.train(spec, "digits", tmp_path, threads=1)
+    assert found.best.train is found.last.train is None
+    assert same(found, serial(spec)[0])
 
 
 def test_dropout_depends_on_the_step_and_the_block_alone():

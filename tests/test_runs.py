@@ -16,11 +16,12 @@ import torch
 
 from sedona_nb import data, methods, profiles, runs, tables
 from sedona_nb.decoupling import Decoupling
-from sedona_nb.errors import SedonaError
+from sedona_nb.errors import Paused, SedonaError
 from sedona_nb.networks import NetworkConfig
 from sedona_nb.records import METHODS, Record, RunSpec, SearchSpec, protocol, spec_hash
 from sedona_nb.runs import RunStore, find_or_search, find_or_train, search_result
 from sedona_nb.search_config import SearchConfig
+from sedona_nb.train_config import TrainConfig
 
 SMOKE = profiles.load("smoke")
 TINY = replace(
@@ -84,6 +85,43 @@ def test_every_field_of_a_spec_counts_but_the_source_of_its_decoupling(pictures,
     assert spec_hash(renamed) == spec_hash(spec)
 
 
+def test_records_of_before_keep_their_names():
+    """Fields that specs got later change no hash where they have their default."""
+    store = RunStore(Path(__file__).resolve().parent.parent / "results")
+    names = {path.stem for path in store.folder.glob("*.json")}
+    records = store.records()
+    assert {spec_hash(record.spec) for record in records} == names
+    assert all(store.load(record.spec) == record for record in records)
+    assert {type(record.spec) for record in records} >= {RunSpec, SearchSpec}
+    network, cut = NetworkConfig("vgg19"), Decoupling.uniform(16, 4)
+    training = RunSpec("cifar10", "0" * 16, network, "dgl", TrainConfig(), cut, seed=1)
+    assert spec_hash(training) == "2290382a7f6d"
+    plain = replace(training, seed=0, method="backprop", decoupling=Decoupling.backprop(16))
+    assert spec_hash(plain) == "2c92fe923220"
+    search = SearchSpec("cifar10", "0" * 16, network, SearchConfig(), seed=2)
+    assert spec_hash(search) == "d01b593e51d3"
+    assert spec_hash(replace(search, seed=0, search=SearchConfig.released())) == "ab7008928f7f"
+    for name, value in (
+        ("train_pictures", 100),
+        ("alignment_every", 5),
+        ("decay_every", 9),
+        ("precision", "bfloat16"),
+    ):
+        changed = replace(training, train=replace(training.train, **{name: value}))
+        assert spec_hash(changed) != spec_hash(training)
+        assert Record.from_json(Record(changed, {}, records[0].provenance).to_json()).spec == changed
+
+
+def test_a_record_without_later_fields_is_read_with_their_defaults(pictures, tmp_path):
+    store, spec = RunStore(tmp_path), methods.run_spec("backprop", TINY, pictures, 8)
+    record = find_or_train(spec, pictures, store)
+    content = json.loads(record.to_json())
+    for name in ("train_pictures", "alignment_every", "decay_every", "precision"):
+        del content["spec"]["train"][name]
+    store.path(spec).write_text(json.dumps(content))
+    assert store.load(spec) == record
+
+
 def test_what_exists_is_not_trained_again(pictures, tmp_path):
     store, spec = RunStore(tmp_path), methods.run_spec("backprop", TINY, pictures, 8)
     assert store.load(spec) is None
@@ -105,7 +143,7 @@ def test_what_exists_is_not_trained_again(pictures, tmp_path):
 def test_every_method_trains_to_a_record(method, pictures, search_record, tmp_path):
     spec = spec_of(method, pictures, search_result(search_record))
     record = find_or_train(spec, pictures, RunStore(tmp_path))
-    losses = {"backprop": 1, "continuous": 8}.get(method, 4)
+    losses = {"backprop": 1, "continuous": 8, "features-replay": 1}.get(method, 4)
     assert [len(row[1]) for row in record.result["curve"]] == [losses, losses]
     assert len(record.result["last"]["test"]["heads"]) == losses
     assert record.result["last"]["step"] == 6
@@ -121,13 +159,14 @@ from test_runs import TINY
 from sedona_nb import data, methods, runs
 pictures = data.load("digits")
 profile = replace(TINY, train=replace(TINY.train, steps=40, evaluate_every=2))
-runs.find_or_train(methods.run_spec("dgl", profile, pictures, 8), pictures, runs.RunStore(sys.argv[1]))
+runs.find_or_train(methods.run_spec(sys.argv[3], profile, pictures, 8), pictures, runs.RunStore(sys.argv[1]))
 """
 
 
-def test_killed_run_continues_to_the_same_record(pictures, tmp_path):
+@pytest.mark.parametrize("method", ["dgl", pytest.param("features-replay", marks=pytest.mark.slow)])
+def test_killed_run_continues_to_the_same_record(method, pictures, tmp_path):
     def start(folder: Path) -> subprocess.Popen:
-        command = [sys.executable, "-c", CHILD, str(folder), str(Path(__file__).parent)]
+        command = [sys.executable, "-c", CHILD, str(folder), str(Path(__file__).parent), method]
         return subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, "SEDONA_HEADLESS": "1"})
 
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -143,6 +182,34 @@ def test_killed_run_continues_to_the_same_record(pictures, tmp_path):
     one, other = (RunStore(folder).records()[0] for folder in (whole, killed))
     assert one.spec == other.spec
     assert one.result == other.result
+
+
+@pytest.mark.parametrize("method", [*METHODS, "search"])
+def test_paused_after_every_step_it_comes_to_the_same_record(method, pictures, search_record, tmp_path):
+    searched = method == "search"
+    spec = search_record.spec if searched else spec_of(method, pictures, search_result(search_record))
+    find = find_or_search if searched else find_or_train
+    whole = search_record if searched else find(spec, pictures, RunStore(tmp_path / "whole"))
+    pauses, store = [], RunStore(tmp_path / "paused")
+    while store.load(spec) is None:
+        try:
+            found = find(spec, pictures, store, pause=lambda: True)
+        except Paused as stop:
+            pauses.append(str(stop))
+            assert store.is_begun(spec)
+            assert not store.is_claimed(spec)
+    wanted = [f"paused at step {step} of 6" for step in range(1, 6)]
+    if searched:
+        wanted = [f"paused at step {step} of 4 of pretraining" for step in range(1, 5)]
+        wanted.append("paused at outer step 1 of 2")
+    assert pauses == wanted
+    assert not store.is_begun(spec)
+    assert found.spec == whole.spec
+
+    def numbers(record: Record) -> dict:
+        return {name: value for name, value in record.result.items() if name != "seconds"}
+
+    assert numbers(found) == numbers(whole)
 
 
 def test_a_file_that_is_no_record_is_named(pictures, search_record, tmp_path):

@@ -16,7 +16,7 @@ import torch
 
 from sedona_nb import data, search
 from sedona_nb.bilevel import InnerConfig, Weights
-from sedona_nb.errors import SedonaError
+from sedona_nb.errors import Paused, SedonaError
 from sedona_nb.memory import WeightMemory
 from sedona_nb.networks import NetworkConfig
 from sedona_nb.search_config import SearchConfig
@@ -199,6 +199,55 @@ def test_killed_search_resumes_to_the_same_decisions_bit_for_bit(tmp_path):
         assert torch.equal(a, b)
     assert sorted(path.name for path in killed.iterdir()) == ["memory", "result.pt", "search.pt"]
     assert len(list((killed / "memory").iterdir())) == CONFIG.memory_size
+
+
+def paused_search(folder: Path, stops_at, config: SearchConfig = CONFIG) -> tuple[list[str], search.SearchResult]:
+    """Search in pieces that end where `stops_at` says so of the number of steps in all; what each end says."""
+    stops, steps, pictures = [], [], data.load("digits")
+
+    def pause() -> bool:
+        steps.append(0)
+        return stops_at(len(steps))
+
+    while True:
+        try:
+            return stops, search.run(pictures, NETWORK, config, seed=3, folder=folder, pause=pause)
+        except Paused as stop:
+            stops.append(str(stop))
+
+
+def same_search(one: search.SearchResult, other: search.SearchResult) -> bool:
+    names = ("alpha", "beta", "alpha_history", "beta_history", "alpha_gradients", "outer_losses")
+    equal = all(torch.equal(getattr(one, name), getattr(other, name)) for name in names)
+    return equal and one.pretraining == other.pretraining
+
+
+def test_paused_after_every_step_a_search_comes_to_the_same_decisions_bit_for_bit(tmp_path, one_thread):
+    config = replace(CONFIG, pretrain_steps=5, snapshot_every=2, outer_steps=3)
+    wanted = search.run(data.load("digits"), NETWORK, config, seed=3)
+    stops, found = paused_search(tmp_path, lambda _: True, config)
+    steps = [f"paused at step {step} of 5 of pretraining" for step in range(1, 6)]
+    steps += [f"paused at outer step {step} of 3" for step in (1, 2)]  # not after the last
+    assert stops == steps
+    assert same_search(found, wanted)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["memory", "search.pt"]
+    assert len(list((tmp_path / "memory").iterdir())) == CONFIG.memory_size
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"eviction": "replace", "renewal_batch": "new", "inner_rate": "stored_step"}]
+)
+def test_paused_inside_pretraining_and_inside_the_outer_loop(changes, tmp_path, one_thread):
+    config = replace(CONFIG, outer_steps=3, **changes)
+    wanted = search.run(data.load("digits"), NETWORK, config, seed=3)
+    stops, found = paused_search(tmp_path, (4, 11).__contains__, config)
+    assert stops == ["paused at step 4 of 9 of pretraining", "paused at outer step 2 of 3"]
+    assert same_search(found, wanted)
+
+
+def test_pause_without_a_folder_is_refused():
+    with pytest.raises(SedonaError, match="^pause without a folder: there would be nothing to go on from$"):
+        search.run(data.load("digits"), NETWORK, CONFIG, pause=lambda: False)
 
 
 def test_resuming_with_other_settings_is_refused(tmp_path):

@@ -19,7 +19,18 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import functional
 
-from sedona_nb import data, execute, picture_stream, pipeline, run_pictures, runs, search, stream_names, training
+from sedona_nb import (
+    data,
+    evaluate,
+    execute,
+    picture_stream,
+    pipeline,
+    run_pictures,
+    runs,
+    search,
+    stream_names,
+    training,
+)
 from sedona_nb.decoupling import Decoupling
 from sedona_nb.epoch_order import EpochOrder
 from sedona_nb.errors import SedonaError
@@ -273,7 +284,16 @@ def test_who_selects_and_who_tests(tree, monkeypatch):
     assert apart.held_out.equal(held_out)
     drawn = torch.cat([apart.stream._reader.order.items(number) for number in range(4)])
     assert set(drawn.tolist()) <= set(kept.tolist())
-    assert "unknown split 'train'" in one_line(everyone.evaluation, "train", 1)
+    assert "unknown split 'val'; allowed: validation, test, train" in one_line(everyone.evaluation, "val", 1)
+    assert "no train pictures to test on" in one_line(everyone.evaluation, "train", 1)
+    for share in (0.0, 0.25):  # as they are, centred, in the order in which they were split
+        learned = run_pictures.prepare(pictures, replace(CONFIG, held_out=share, train_pictures=20), 0, CPU)
+        items = data.split(48, share, 0)[1][:20]
+        ((wanted, labels),) = evaluation_stream(pictures, True, items, 20, workers=0)
+        assert torch.equal(seen(learned, "train"), wanted)
+        assert torch.equal(labels, pictures.train_labels[items])
+    many = run_pictures.prepare(pictures, replace(CONFIG, held_out=0.25, train_pictures=1000), 0, CPU)
+    assert len(seen(many, "train")) == 36
     assert "allowed with streamed ones: None" in one_line(
         run_pictures.prepare, pictures, replace(CONFIG, padding=2), 0, CPU
     )
@@ -294,14 +314,19 @@ def test_both_trainers_stream_the_same_pictures(tree, tmp_path, monkeypatch, one
     name, pictures = f"stream@32:{tree}", small(tree)
     cut = Decoupling.uniform(8, 2, head="aux1")
     network = NetworkConfig("vgg11", 1 / 16)
-    spec = RunSpec(pictures.name, pictures.fingerprint, network, "given", CONFIG, cut, seed=1)
+    config = replace(CONFIG, train_pictures=20)
+    spec = RunSpec(pictures.name, pictures.fingerprint, network, "given", config, cut, seed=1)
     undisturbed = runs.build(spec, pictures)
-    wanted = training.train(undisturbed, pictures, CONFIG, spec.seed)
+    wanted = training.train(undisturbed, pictures, config, spec.seed)
     assert psutil.Process().children() == []
     assert wanted.best.validation == wanted.best.test
     assert wanted.last.test.count == 18
     assert len(wanted.last.test.heads) == len(wanted.last.test.ensembles) == 2
     assert wanted.last.test.top5 is not None
+    items = data.split(48, config.held_out, spec.seed)[1][:20]
+    by_hand = evaluate.errors(undisturbed, evaluation_stream(pictures, True, items, 7, workers=0))
+    assert wanted.last.train == by_hand
+    assert wanted.best.train.count == 20
 
     class Stop(Exception):
         pass
@@ -311,11 +336,11 @@ def test_both_trainers_stream_the_same_pictures(tree, tmp_path, monkeypatch, one
             raise Stop
 
     with pytest.raises(Stop):
-        training.train(runs.build(spec, pictures), pictures, CONFIG, spec.seed, folder=tmp_path, on_step=stop)
+        training.train(runs.build(spec, pictures), pictures, config, spec.seed, folder=tmp_path, on_step=stop)
     assert psutil.Process().children() == []
     monkeypatch.setenv("SEDONA_WORKERS", "0")
     resumed = runs.build(spec, pictures)
-    found = training.train(resumed, pictures, CONFIG, spec.seed, folder=tmp_path)
+    found = training.train(resumed, pictures, config, spec.seed, folder=tmp_path)
     monkeypatch.setenv("SEDONA_WORKERS", "1")
     apart = pipeline.train(spec, name, tmp_path / "blocks", threads=1)
     for outcome in (found, apart):

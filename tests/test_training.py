@@ -14,7 +14,7 @@ from sedona_nb.batches import BatchStream
 from sedona_nb.blocks import LocalLoss, decouple, ensemble_scores
 from sedona_nb.continuous import ContinuousNetwork
 from sedona_nb.decoupling import Decoupling
-from sedona_nb.errors import SedonaError
+from sedona_nb.errors import Paused, SedonaError
 from sedona_nb.networks import NetworkConfig, build_network
 from sedona_nb.relaxed import relax
 from sedona_nb.seeds import mix
@@ -163,6 +163,115 @@ def test_interrupted_training_resumes_to_the_same_weights_bit_for_bit(tmp_path):
         assert torch.equal(one, other)
     with pytest.raises(SedonaError, match="holds a run with other settings"):
         training.train(greedy(decoupling), pictures, replace(CONFIG, lr=0.1), seed=2, folder=tmp_path)
+
+
+@pytest.mark.parametrize("make", ["blocks", "continuous"])
+def test_paused_at_any_step_it_goes_on_to_the_same_weights_bit_for_bit(make, tmp_path):
+    pictures = data.load("digits")
+
+    def network(seed: int = 0):
+        if make == "continuous":
+            return continuous(torch.linspace(-1, 1, 14).reshape(7, 2), seed)
+        return greedy(Decoupling(8, (3, 5), ("aux3", "predsim")), seed)
+
+    whole = network()
+    config = replace(CONFIG, steps=7, evaluate_every=3)
+    wanted = training.train(whole, pictures, config, seed=2)
+    for last in (2, 3, "every"):  # between two evaluations, and at one
+        steps: list[int] = []
+
+        def pause(last=last, steps=steps) -> bool:
+            return last == "every" or (steps[-1] == last and len(steps) == last)
+
+        pauses = []
+        while True:
+            again = network(seed=99)  # whatever it starts with, the checkpoint counts
+            if not pauses:
+                again.load_state_dict(network().state_dict())
+            given = {"folder": tmp_path / str(last), "on_step": steps.append, "pause": pause}
+            try:
+                found = training.train(again, pictures, config, seed=2, **given)
+            except Paused as stop:
+                pauses.append(str(stop))
+            else:
+                break
+        assert steps == [1, 2, 3, 4, 5, 6, 7]  # nothing is done twice
+        stops = range(1, 7) if last == "every" else [last]
+        assert pauses == [f"paused at step {step} of 7" for step in stops]
+        assert (found.best, found.last, found.curve) == (wanted.best, wanted.last, wanted.curve)
+        for one, other in zip(whole.state_dict().values(), again.state_dict().values(), strict=True):
+            assert torch.equal(one, other)
+
+
+def test_a_run_that_nobody_stops_and_one_that_is_over_are_not_paused(tmp_path):
+    pictures, config, asked = data.load("digits"), replace(CONFIG, steps=5), []
+
+    def pause(answer: bool) -> bool:
+        asked.append(answer)
+        return answer
+
+    once, again = (
+        training.train(
+            greedy(Decoupling.backprop(8)), pictures, config, folder=tmp_path, pause=lambda a=a: pause(a)
+        )
+        for a in (False, True)
+    )
+    assert asked == [False] * 4  # not after the last step, and not in a run that is over
+    assert once.last.step == 5
+    assert (again.best, again.last, again.curve) == (once.best, once.last, once.curve)
+    with pytest.raises(SedonaError, match="^pause without a folder: there would be nothing to go on from$"):
+        training.train(greedy(Decoupling.backprop(8)), pictures, CONFIG, pause=lambda: False)
+
+
+@torch.no_grad()
+def wrong_by_hand(network, pictures, items: torch.Tensor) -> float:
+    """Error of the classifier on these training pictures, one after the other as they are."""
+    network.eval()
+    mean, std = (
+        torch.tensor(part).view(-1, 1, 1) for part in (pictures.augmentation.mean, pictures.augmentation.std)
+    )
+    wrong = 0
+    for item in items.tolist():
+        picture = (pictures.train_images[item].float() / 255 - mean) / std
+        wrong += int(network(picture[None])[-1].argmax() != pictures.train_labels[item])
+    return 100 * wrong / len(items)
+
+
+def test_errors_on_training_pictures_are_those_of_exactly_these_pictures(tmp_path):
+    pictures = data.load("digits")
+    config = replace(CONFIG, steps=24, train_pictures=300)
+    network = greedy(Decoupling(8, (3,), ("aux3",)))
+    outcome = training.train(network, pictures, config, seed=3, folder=tmp_path)
+    _, kept = data.split(len(pictures.train_labels), config.held_out, 3)
+    chosen = kept[:300]
+    assert outcome.last.train.count == outcome.best.train.count == 300
+    assert outcome.last.train.top1 == pytest.approx(wrong_by_hand(network, pictures, chosen))
+    assert 0 < outcome.last.train.top1 < 90
+    assert outcome.last.train.top1 != pytest.approx(wrong_by_hand(network, pictures, kept[300:600]))
+    assert len(outcome.last.train.heads) == 2
+    best = greedy(Decoupling(8, (3,), ("aux3",)))
+    best.load_state_dict(torch.load(tmp_path / "training.pt", weights_only=True)["best"]["state"])
+    assert outcome.best.train.top1 == pytest.approx(wrong_by_hand(best, pictures, chosen))
+
+
+def test_without_training_pictures_there_are_no_errors_on_them_and_all_else_is_the_same():
+    pictures = data.load("digits")
+    outcomes = [
+        training.train(greedy(Decoupling.backprop(8)), pictures, replace(CONFIG, train_pictures=count))
+        for count in (0, 50, 10**6)
+    ]
+    none, some, all_of_them = outcomes
+    assert none.best.train is none.last.train is None
+    assert (some.last.train.count, all_of_them.last.train.count) == (50, 1437 - 144)
+    for outcome in (some, all_of_them):
+        assert outcome.curve == none.curve
+        for one, other in ((outcome.best, none.best), (outcome.last, none.last)):
+            assert replace(one, train=None) == other
+    for value in (-1, 0.5, True):
+        with pytest.raises(
+            SedonaError, match="train_pictures .* is not allowed; allowed: whole numbers, or 0: none"
+        ):
+            replace(CONFIG, train_pictures=value)
 
 
 def test_a_loss_that_is_not_finite_names_block_and_step():
