@@ -19,7 +19,7 @@ from sedona_nb.store import RunStore
 
 BLOCKS = (2, 4, 8, 12, 16)  # K of Figures 3 and 7
 RANDOM_CONFIGURATIONS = 30  # Figure 6
-RELEASED = "own search, released objective"
+RELEASED = "own search (released objective)"
 MANY_SEEDS = tuple(range(10))  # Figure 6
 
 

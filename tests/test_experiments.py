@@ -22,7 +22,7 @@ NETWORKS = {
     "paper": ("vgg19", "resnet50", "resnet101", "resnet152"),
 }
 EVERY = [(name, network) for name, networks in NETWORKS.items() for network in networks]
-RELEASED = "own search, released objective"
+RELEASED = "own search (released objective)"
 VARIANTS = {
     "table02": [
         "backprop",

@@ -258,7 +258,7 @@ def test_missing_counts_what_an_entry_waits_for_and_says_what_it_lacks(tmp_path,
         f"short: vgg19, backprop, predsim, sedona, even cost: {wait(4)}",
         f"short: vgg19, dgl: {wait(1)}",
         f"short: vgg19, own search: {wait(2)}",
-        f"short: vgg19, own search, released objective: {wait(3)}",
+        f"short: vgg19, own search (released objective): {wait(3)}",
     ]
     blocks = "(K = 2, 4, 8, 12, 16)"
     assert missing(experiments.load("figure03", protocol, store), store) == [
