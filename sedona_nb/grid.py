@@ -30,6 +30,16 @@ STATES = ("recorded", "running", "begun", "open")
 POLL = 2.0  # seconds between two looks at what others are at work on
 
 
+class RunsFailed(SedonaError):
+    """Some runs of a grid failed; all others that were open are through."""
+
+    @classmethod
+    def of(cls, errors: Sequence[object]) -> RunsFailed:
+        """The error that names how many and the first."""
+        count = f"{len(errors)} run{'s'[: len(errors) > 1]} failed"
+        return cls(f"{count}, the first with: {errors[0]}" if len(errors) > 1 else f"{count}: {errors[0]}")
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """Where a grid stands: its specs by state, and how many entries wait for others of its runs.
@@ -76,34 +86,41 @@ class Grid:
     def __post_init__(self) -> None:
         for name in self.names:
             choose(name, experiments.EXPERIMENTS, "experiment")
-        known = {entry.variant for entry in self._all()} if self.variants else ()
+        known = {entry.variant for entry in self._all(self.names)} if self.variants else ()
         for variant in self.variants:
             choose(variant, sorted(known), "variant")
 
-    def _all(self) -> list[Entry]:
-        return [e for name in self.names for p in self.protocols for e in experiments.load(name, p, self.store)]
+    def _all(self, names: Sequence[str]) -> list[Entry]:
+        return [e for name in names for p in self.protocols for e in experiments.load(name, p, self.store)]
 
-    def entries(self) -> list[Entry]:
-        """The entries as the records so far determine them."""
-        return [entry for entry in self._all() if not self.variants or entry.variant in self.variants]
+    def entries(self, name: str | None = None) -> list[Entry]:
+        """The entries, or those of one experiment, as the records so far determine them."""
+        entries = self._all(self.names if name is None else (name,))
+        return [entry for entry in entries if not self.variants or entry.variant in self.variants]
 
-    def specs(self) -> list[Spec]:
-        """All runs known so far, each once, in the order in which entries name them."""
+    def specs(self, name: str | None = None) -> list[Spec]:
+        """All runs known so far, or those of one experiment: each once, in the order of the entries."""
         found: dict[str, Spec] = {}
-        for entry in self.entries():
+        for entry in self.entries(name):
             for spec in (*entry.needs, *entry.runs):
                 found.setdefault(spec_hash(spec), spec)
         return list(found.values())
 
-    def open(self) -> list[Spec]:
+    def open(self, name: str | None = None) -> list[Spec]:
         """Those without a record."""
-        return [spec for spec in self.specs() if not self.store.path(spec).is_file()]
+        return [spec for spec in self.specs(name) if not self.store.path(spec).is_file()]
 
     def snapshot(self) -> Snapshot:
-        """Where the grid stands."""
+        """Where the grid stands.
+
+        Raises:
+            SedonaError: a file that should be the record of a run, and is none.
+        """
         states: dict[str, list[Spec]] = {state: [] for state in STATES}
         for spec in self.specs():
             states[state_of(spec, self.store)].append(spec)
+        for spec in states["recorded"]:
+            self.store.load(spec)
         waiting = sum(not entry.runs for entry in self.entries())
         return Snapshot({state: tuple(specs) for state, specs in states.items()}, waiting)
 
@@ -126,7 +143,7 @@ class Grid:
             whether everything has a record; False: `pause` said stop.
 
         Raises:
-            SedonaError: what a run raises, at the end, when all others are through; each failure is also said.
+            RunsFailed: at the end, when all others are through; each failure is also said.
         """
         failed: dict[str, SedonaError] = {}
         while True:
@@ -154,7 +171,7 @@ class Grid:
             if busy == len(open_specs):
                 time.sleep(POLL)
         if failed:
-            raise SedonaError(f"{len(failed)} runs failed, the first with: {next(iter(failed.values()))}")
+            raise RunsFailed.of(list(failed.values()))
         return True
 
 

@@ -58,6 +58,14 @@ class ProgressBar(ABC):
     def update(self, n: int = 1, **values: Any) -> None:
         """Count `n` more steps; `values` (numbers, one-element tensors, text) replace those of the same name."""
 
+    def resize(self, total: int) -> None:
+        """Count up to `total` from now on: a loop may find out on its way that there is more to do."""
+        self.total = total
+
+    def write(self, line: str) -> None:
+        """Print `line` where it does not run into a bar."""
+        print(line, flush=True)
+
     @abstractmethod
     def close(self, failed: bool = False) -> None:
         """Show the last state; `failed` if an exception ended the loop."""
@@ -123,6 +131,16 @@ class TqdmBar(ProgressBar):
         if self._due(0.1):
             self._bar.set_postfix_str(", ".join(self._shown_values()), refresh=False)
         self._bar.update(n)
+
+    def resize(self, total: int) -> None:
+        """Redraw the bar for `total`."""
+        super().resize(total)
+        self._bar.total = total
+        self._bar.refresh()
+
+    def write(self, line: str) -> None:
+        """Print `line` above the bar."""
+        self._bar.write(line)
 
     def close(self, failed: bool = False) -> None:
         """Leave the bar with the last values; tqdm colours one that is not full red."""

@@ -39,8 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.command
         ](options)
     except SedonaError as error:
+        from sedona_nb.grid import RunsFailed
+
         print(error, file=sys.stderr)
-        return 2
+        return 1 if isinstance(error, RunsFailed) else 2
     except KeyboardInterrupt:
         print("\ninterrupted; what was trained since the last checkpoint is lost", file=sys.stderr)
         return 130
@@ -78,14 +80,16 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_intermixed_args(arguments)  # names may stand behind options
     choose(options.command, COMMANDS, "command")
     choose(options.engine, ENGINES, "engine")
-    if options.engine != "ray":
+    if options.command == "run" and options.engine != "ray":
         given = [n for n in ("workers", "gpus", "address") if getattr(options, n) is not None]
         if given:
             raise SedonaError(
                 f"--{given[0]} is for --engine ray; allowed here: one run at a time, or several shells"
             )
-    if options.threads < 1 or (options.workers or 1) < 1:
+    if options.threads < 1 or (options.workers is not None and options.workers < 1):
         raise SedonaError("--threads and --workers are whole numbers from 1")
+    if options.price is not None and options.price < 0:
+        raise SedonaError(f"--price {options.price:g} is not allowed; allowed: from 0")
     options.stop_after = None if options.stop_after is None else seconds(options.stop_after)
     return options
 
@@ -141,7 +145,7 @@ def _list(options: argparse.Namespace) -> int:
     grid = _grid(options)
     for name in grid.names:
         print(name)
-        for entry in _of(grid, name).entries():
+        for entry in grid.entries(name):
             print(f"  {entry.network}, {entry.variant}, K = {entry.num_blocks}")
             for spec in (*entry.needs, *entry.runs):
                 needed = "needed first: " if spec in entry.needs else ""
@@ -149,18 +153,15 @@ def _list(options: argparse.Namespace) -> int:
     return 0
 
 
-def _of(grid, name: str):
-    from dataclasses import replace
-
-    return replace(grid, names=(name,), variants=())
-
-
 def _estimate(options: argparse.Namespace) -> int:
+    import torch
+
     from sedona_nb import devices, estimates
 
-    grid = _grid(options)
-    place = devices.resolve(options.device)
-    print(estimates.text(grid, place, options.workers or 1, options.price))
+    grid, place = _grid(options), devices.resolve(options.device)
+    pictures = _pictures(options.data) if options.data else None
+    torch.set_num_threads(options.threads)  # part of what a CPU is called in records
+    print(estimates.text(grid, place, options.workers or 1, options.price, pictures))
     return 0
 
 
@@ -180,7 +181,7 @@ def _table(options: argparse.Namespace) -> int:
 
     grid = _grid(options)
     for name in grid.names:
-        entries = _of(grid, name).entries()
+        entries = grid.entries(name)
         print(f"{name}: {', '.join(protocol.label for protocol in grid.protocols)}")
         against = "backprop" if any(entry.variant == "backprop" for entry in entries) else None
         print(verdicts.side_by_side(entries, grid.store, against=against).round(2).to_string(index=False))
@@ -194,15 +195,16 @@ def _run(options: argparse.Namespace) -> int:
     from sedona_nb import devices
 
     grid, pause = _grid(options), until(options.stop_after)
-    place = devices.resolve(options.device)
     print(grid.snapshot().text(), flush=True)
     name = options.data or grid.protocols[0].profile.data
     if options.engine == "ray":
         from sedona_nb import ray_engine
 
-        workers, gpus = options.workers or os.cpu_count() or 1, options.gpus
-        done = ray_engine.run(grid, name, str(place), workers, gpus, options.threads, options.address, pause)
+        workers = options.workers or max(1, (os.cpu_count() or 1) // options.threads)
+        place, gpus = options.device, options.gpus
+        done = ray_engine.run(grid, name, place, workers, gpus, options.threads, options.address, pause)
     else:
+        place = devices.resolve(options.device)
         torch.set_num_threads(options.threads)
         done = grid.run(_pictures(name), place, pause, lambda line: print(line, flush=True))
     print(grid.snapshot().text())
