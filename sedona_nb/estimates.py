@@ -3,9 +3,9 @@
     print(estimates.text(grid, devices.resolve("cpu"), workers=2, price=0.4))
 
 A run's seconds are its work, counted on shapes (`work`), times the seconds that a unit of it took in records made
-on the same device: the median of the records that are most like the run. Left out one after another, the records
-of this repository are estimated within a factor of 1.4 by others of their network. Where nothing like a run is
-recorded there is no estimate, and the text says so.
+on the same device: the median of the records that are most like the run. Left out one after another, records of an
+otherwise idle machine are estimated within a factor of 1.4 by others of their network. A run that has to share its
+core takes longer. Where nothing like a run is recorded there is no estimate, and the text says so.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def _from(spec: Spec, paces: Sequence[_Pace], pictures: Pictures | None) -> Esti
     elif not alike:
         named, scaled = _network(spec), ", scaled by operations"
     chosen = alike or same
-    rate = statistics.median(pace.rate for pace in chosen)
+    rate = statistics.median_low(pace.rate for pace in chosen)  # other programs only ever make a run slower
     plural = "s"[: len(chosen) > 1]
     return Estimate(rate * work.of(spec, sizes), f"{len(chosen)} record{plural} of {named}{scaled}")
 

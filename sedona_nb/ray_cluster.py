@@ -36,32 +36,37 @@ def import_ray() -> ModuleType:
 
 
 @contextmanager
-def joined(address: str | None, cpus: int) -> Iterator[ModuleType]:
+def joined(address: str | None, cpus: int, variables: dict[str, str]) -> Iterator[tuple[ModuleType, dict]]:
     """Inside, Ray is there; one that was started here is ended afterwards, with all of its processes.
+
+    Yields the package, and the `runtime_env` with which a task has the `variables`. Workers of a Ray that is
+    started here have them from the beginning, which saves Ray the start of others: 2.5 s.
 
     Args:
         address: None: start one on this machine; else of a cluster, or "auto". A Ray that this process has joined
             before is taken as it is, and left as it was.
         cpus: of one that is started here. They are only counted: nothing is bound to them.
+        variables: of the workers' environment.
 
     Raises:
         SedonaError: no Ray, or no cluster at `address`.
     """
     ray = import_ray()
     if ray.is_initialized():
-        yield ray
+        yield ray, {"env_vars": variables}
         return
     if address:
         knock(address)
+    habits = {name: value for name, value in HABITS.items() if name not in os.environ}
     started = {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": OBJECT_STORE}
-    with _own_signals(), _quiet(), _variables(HABITS):
+    with _own_signals(), _quiet(), _set({} if address else {**habits, **variables}):
         try:
             ray.init(address or "local", log_to_driver=False, **({} if address else started))
         except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
             where = f"no Ray cluster at {address!r}" if address else "Ray does not start here"
             raise SedonaError(f"{where} ({(str(error).splitlines() or [''])[0]})") from None
     try:
-        yield ray
+        yield ray, {"env_vars": variables if address else {}}
     finally:
         with _own_signals():
             ray.shutdown()
@@ -96,15 +101,17 @@ def _own_signals() -> Iterator[None]:
 
 
 @contextmanager
-def _variables(wanted: dict[str, str]) -> Iterator[None]:
-    """Inside, the environment has these variables; those that it has already keep their values."""
-    added = {name: value for name, value in wanted.items() if name not in os.environ}
-    os.environ.update(added)
+def _set(variables: dict[str, str]) -> Iterator[None]:
+    """Inside, the environment has these variables."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         yield
     finally:
-        for name in added:
+        for name, value in before.items():
             os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 @contextmanager

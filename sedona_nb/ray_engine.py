@@ -63,13 +63,10 @@ def run(
     device, gpus = ray_cluster.device_of(device, gpus, address)
     if address is None:
         data.load(data_name)  # decoded once, before all workers want them
-    with ray_cluster.joined(address, workers * threads) as ray:
+    variables = ray_cluster.environment(threads)
+    with ray_cluster.joined(address, workers * threads, variables) as (ray, surroundings):
         ray_cluster.check_resources(ray, threads, gpus)
-        options = {
-            "num_cpus": threads,
-            "max_retries": 0,
-            "runtime_env": {"env_vars": ray_cluster.environment(threads)},
-        }
+        options = {"num_cpus": threads, "max_retries": 0, "runtime_env": surroundings}
         task = ray.remote(ray_tasks.execute_here).options(**options, **({"num_gpus": gpus} if gpus else {}))
         driver = _Driver(ray, task, grid, (data_name, device, grid.protocols[0].name, threads), workers)
         driver.work(pause or (lambda: False))

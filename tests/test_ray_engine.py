@@ -35,7 +35,7 @@ def pictures():
 @pytest.fixture(scope="module", autouse=True)
 def one_ray_for_all() -> Iterator[None]:
     """Starting one takes seconds; the engine takes what is there."""
-    with ray_cluster.joined(None, 4):
+    with ray_cluster.joined(None, 4, {}):
         yield
 
 
