@@ -21,6 +21,7 @@ from sedona_nb import plans, work
 from sedona_nb.data import Pictures
 from sedona_nb.devices import describe
 from sedona_nb.grid import Grid
+from sedona_nb.provenance import Provenance
 from sedona_nb.records import Record, RunSpec, SearchSpec, Spec, TimingSpec, spec_hash
 
 
@@ -126,8 +127,15 @@ def _paces(records: Iterable[Record], device: torch.device, pictures: Pictures |
         spec, origin = record.spec, record.provenance
         sizes = None if isinstance(spec, TimingSpec) else work.sizes(spec.data, pictures)
         if sizes is not None and origin.device == place and origin.seconds > 0:
-            paces.append(_Pace(spec, work.step(spec, sizes), origin.seconds / work.of(spec, sizes)))
+            paces.append(_Pace(spec, work.step(spec, sizes), undisturbed(origin) / work.of(spec, sizes)))
     return paces
+
+
+def undisturbed(origin: Provenance) -> float:
+    """Seconds that the run would have taken on an idle machine, where its record tells: on one thread of a CPU."""
+    if origin.threads == 1 and origin.device.startswith("cpu") and origin.processor_seconds:
+        return origin.processor_seconds
+    return origin.seconds
 
 
 def _from(spec: Spec, paces: Sequence[_Pace], pictures: Pictures | None) -> Estimate | None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import platform
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
 from sedona_nb.devices import describe
+from sedona_nb.search_config import LATER
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,13 @@ class Provenance:
     package: str
     commit: str | None  # of this repository; "+" behind it: with changes that were not committed
     profile: str  # which sizes were asked for; the spec has the sizes themselves
+    # Of all threads; unlike `seconds`, the same whatever else the machine was busy with.
+    processor_seconds: float | None = field(default=None, metadata=LATER)
 
 
-def here(device: torch.device, seconds: float, peak_memory: int, profile: str) -> Provenance:
+def here(
+    device: torch.device, seconds: float, peak_memory: int, profile: str, processor_seconds: float | None = None
+) -> Provenance:
     """The provenance of something that just ran here."""
     return Provenance(
         device=describe(device),
@@ -43,6 +48,7 @@ def here(device: torch.device, seconds: float, peak_memory: int, profile: str) -
         package=_version("sedona-nb"),
         commit=_commit(),
         profile=profile,
+        processor_seconds=None if processor_seconds is None else round(processor_seconds, 2),
     )
 
 

@@ -137,7 +137,8 @@ def find_or_train(
         }
         if outcome.alignment:
             result["alignment"] = outcome.alignment
-        origin = provenance.here(device, outcome.seconds, devices.peak_memory(device), profile)
+        peak, processor = devices.peak_memory(device), outcome.processor_seconds
+        origin = provenance.here(device, outcome.seconds, peak, profile, processor)
         record = Record(spec, as_json(result), origin)
         store.save(record)
     return record

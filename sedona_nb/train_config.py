@@ -81,6 +81,7 @@ class TrainOutcome:
         last: the final weights.
         curve: rows (step, mean local losses since the row before, validation error in percent).
         seconds: time spent, over all pieces of a resumed run, evaluation included.
+        processor_seconds: the same as time of this process on all cores.
         alignment: rows (step, cosine of each layer), see `alignment`, every `TrainConfig.alignment_every` steps.
     """
 
@@ -88,6 +89,7 @@ class TrainOutcome:
     last: Checkpoint
     curve: list[tuple[int, tuple[float, ...], float]]
     seconds: float
+    processor_seconds: float = 0.0
     alignment: list[tuple[int, tuple[float, ...]]] = field(default_factory=list)
 
 
@@ -100,7 +102,7 @@ def outcome_from_json(text: str) -> TrainOutcome:
     )
     curve = [(step, tuple(losses), error) for step, losses, error in content["curve"]]
     alignment = [(step, tuple(cosines)) for step, cosines in content["alignment"]]
-    return TrainOutcome(best, last, curve, content["seconds"], alignment)
+    return TrainOutcome(best, last, curve, content["seconds"], content["processor_seconds"], alignment)
 
 
 def _errors(content: dict | None) -> Errors | None:

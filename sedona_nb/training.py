@@ -103,9 +103,9 @@ class _Run:
         self.curve: list[tuple[int, tuple[float, ...], float]] = []
         self.alignment: list[tuple[int, tuple[float, ...]]] = []
         self.best: dict | None = None  # step, error, and the network's state
-        self.seconds = 0.0
+        self.seconds = self.processor_seconds = 0.0  # up to the last checkpoint
         self.pending: list[Tensor] = []  # losses since the last evaluation, left on the device
-        self.clock = time.perf_counter()
+        self.clock, self.processor_clock = time.perf_counter(), time.process_time()
 
     def advance(self) -> None:
         """One step."""
@@ -145,7 +145,7 @@ class _Run:
         self.network.load_state_dict(self.best["state"])
         best = Checkpoint(self.best["step"], *map(self.errors, splits))
         self.network.load_state_dict(final)
-        return TrainOutcome(best, last, self.curve, self._elapsed(), self.alignment)
+        return TrainOutcome(best, last, self.curve, *self._elapsed(), self.alignment)
 
     def resume(self) -> None:
         """Take up the checkpoint of the folder, if there is one."""
@@ -159,9 +159,9 @@ class _Run:
             optimizer.load_state_dict(state)
         for arithmetic, state in zip(self.arithmetics, saved["arithmetics"], strict=True):
             arithmetic.load_state_dict(state)
-        self.step, self.curve, self.alignment, self.best, self.seconds, self.pending = (
-            saved[key] for key in ("step", "curve", "alignment", "best", "seconds", "pending")
-        )
+        names = ("step", "curve", "alignment", "best", "seconds", "processor_seconds", "pending")
+        for name in names:
+            setattr(self, name, saved[name])
         if saved["in_flight"] is not None:
             self.network.load_in_flight(saved["in_flight"])
 
@@ -169,8 +169,8 @@ class _Run:
         """Write where the run stands."""
         if self.folder is None:
             return
-        self.seconds = self._elapsed()
-        self.clock = time.perf_counter()
+        self.seconds, self.processor_seconds = self._elapsed()
+        self.clock, self.processor_clock = time.perf_counter(), time.process_time()
         save_checkpoint(
             self.folder / "training.pt",
             {
@@ -185,9 +185,12 @@ class _Run:
                 "in_flight": self.network.in_flight() if hasattr(self.network, "in_flight") else None,
                 "best": self.best,
                 "seconds": self.seconds,
+                "processor_seconds": self.processor_seconds,
             },
         )
 
-    def _elapsed(self) -> float:
+    def _elapsed(self) -> tuple[float, float]:
+        """Seconds by the clock and by the processor."""
         devices.synchronize(self.device)
-        return self.seconds + time.perf_counter() - self.clock
+        processor = time.process_time() - self.processor_clock
+        return self.seconds + time.perf_counter() - self.clock, self.processor_seconds + processor
