@@ -133,6 +133,7 @@ def test_what_exists_is_not_trained_again(pictures, tmp_path):
     assert not store.checkpoints(spec).exists()
     assert first.result["best"]["test"]["count"] == 360
     assert first.provenance.seconds > 0
+    assert first.provenance.processor_seconds > 0
     assert first.provenance.peak_memory > 10**8
     assert first.provenance.torch == torch.__version__
     store.forget(spec)
