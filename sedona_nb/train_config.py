@@ -97,12 +97,12 @@ def outcome_from_json(text: str) -> TrainOutcome:
     """Read what `json.dumps(asdict(outcome))` wrote."""
     content = json.loads(text)
     best, last = (
-        Checkpoint(part["step"], *(_errors(part[split]) for split in ("validation", "test", "train")))
+        Checkpoint(part["step"], *(_errors(part.get(split)) for split in ("validation", "test", "train")))
         for part in (content["best"], content["last"])
     )
     curve = [(step, tuple(losses), error) for step, losses, error in content["curve"]]
-    alignment = [(step, tuple(cosines)) for step, cosines in content["alignment"]]
-    return TrainOutcome(best, last, curve, content["seconds"], content["processor_seconds"], alignment)
+    alignment = [(step, tuple(cosines)) for step, cosines in content.get("alignment", [])]
+    return TrainOutcome(best, last, curve, content["seconds"], content.get("processor_seconds", 0.0), alignment)
 
 
 def _errors(content: dict | None) -> Errors | None:
