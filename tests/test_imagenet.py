@@ -43,7 +43,7 @@ def test_dgl_divides_by_ten_every_ten_epochs():
     assert warm.rate(49) == pytest.approx(0.05)
     assert warm.rate(10 * epoch + 99) == 0.1
     for bad in (-1, 2.5):
-        with pytest.raises(SedonaError, match="decay_every -1 is not allowed; allowed: whole numbers, or 0"):
+        with pytest.raises(SedonaError, match=f"decay_every {bad} is not allowed; allowed: whole numbers, or 0"):
             TrainConfig(decay_every=bad)
 
 
