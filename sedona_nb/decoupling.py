@@ -69,7 +69,8 @@ class Decoupling:
         if len(self.heads) != len(self.splits):
             raise SedonaError(f"{len(self.heads)} heads for {len(self.splits)} splits; allowed: one a split")
         for head in self.heads:
-            choose(head, (*ALL_HEADS, NO_HEAD), "head")
+            if head != NO_HEAD:  # not advertised: it is for one method alone
+                choose(head, ALL_HEADS, "head")
 
     @property
     def num_blocks(self) -> int:

@@ -154,12 +154,14 @@ class _Run:
         saved = load_tensors(self.folder / "training.pt", self.device)
         if saved["identity"] != self.identity:
             raise SedonaError(f"{self.folder} holds a run with other settings; choose another folder")
+        names = ("step", "curve", "alignment", "best", "seconds", "processor_seconds", "pending")
+        if not {*names, "in_flight"} <= saved.keys():
+            raise SedonaError(f"{self.folder} holds a checkpoint of another version; remove it to start anew")
         self.network.load_state_dict(saved["network"])
         for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(state)
         for arithmetic, state in zip(self.arithmetics, saved["arithmetics"], strict=True):
             arithmetic.load_state_dict(state)
-        names = ("step", "curve", "alignment", "best", "seconds", "processor_seconds", "pending")
         for name in names:
             setattr(self, name, saved[name])
         if saved["in_flight"] is not None:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from sedona_nb import data, evaluate, training
+from sedona_nb.atomic import load_tensors, save_checkpoint
 from sedona_nb.batches import BatchStream
 from sedona_nb.blocks import LocalLoss, decouple, ensemble_scores
 from sedona_nb.continuous import ContinuousNetwork
@@ -163,6 +164,11 @@ def test_interrupted_training_resumes_to_the_same_weights_bit_for_bit(tmp_path):
         assert torch.equal(one, other)
     with pytest.raises(SedonaError, match="holds a run with other settings"):
         training.train(greedy(decoupling), pictures, replace(CONFIG, lr=0.1), seed=2, folder=tmp_path)
+    saved = load_tensors(tmp_path / "training.pt")
+    del saved["pending"]
+    save_checkpoint(tmp_path / "training.pt", saved)
+    with pytest.raises(SedonaError, match="holds a checkpoint of another version; remove it to start anew"):
+        training.train(greedy(decoupling), pictures, CONFIG, seed=2, folder=tmp_path)
 
 
 @pytest.mark.parametrize("make", ["blocks", "continuous"])
