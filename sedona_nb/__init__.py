@@ -95,6 +95,7 @@ MODULES = (
     "tables",
     "verdicts",
     "record_frames",
+    "overview",
     "drawing",
     "diagrams",
     "charts",

@@ -23,8 +23,8 @@ CONDA_NAMES = {"torch": "pytorch"}  # PyPI name: conda-forge name, where they di
 MODULES = sorted(path.stem for path in (REPOSITORY / "sedona_nb").glob("*.py") if path.stem != "__init__")
 # These may load pandas and matplotlib; what computes may not.
 SHOWING = (
-    *("charts", "comparisons", "diagrams", "drawing", "inference_charts", "paper", "record_frames"),
-    *("result_charts", "speed_charts", "tables", "verdicts", "viz", "widgets"),
+    *("charts", "comparisons", "diagrams", "drawing", "inference_charts", "overview", "paper"),
+    *("record_frames", "result_charts", "speed_charts", "tables", "verdicts", "viz", "widgets"),
 )
 PICTURES = ("image/png", "image/jpeg")
 MACHINE_PATH = re.compile(r"(?<![\w.-])/(?:home|root|Users|tmp|work|mnt|opt|private|var)/\w|file:/{2}")
