@@ -17,6 +17,7 @@ VARIANTS = {
     "dgl": "DGL",
     "sedona": "SEDONA, cut as printed",
     "own search": "SEDONA, own search",
+    experiments.RELEASED: "own search, released objective",
     "even cost": "blocks of even cost",
 }
 NETWORKS = ("vgg19", "resnet50")
