@@ -61,24 +61,41 @@ class TestLayerTimes:
 
     @pytest.mark.slow
     def test_sums_are_near_a_block_timed_as_a_whole(self, one_thread) -> None:
-        """A step of the trainer's block against the sum of its parts, in processor time."""
+        """A step of the trainer's block against the sum of its parts, in processor time.
+
+        Another process that takes the shared cache for a while slows whichever of the two is measured then, so
+        one of three attempts must agree; a part left out or counted twice is missing from all of them.
+        """
         network = NetworkConfig("vgg11", 0.25)
-        times = layer_times.measure(network, 10, 32, 1, 32, rounds=7, clock=time.process_time)
         decoupling = Decoupling(8, (4,), ("aux2",))
         blocks = decouple(network.build(10, 32, 1, seed=0), decoupling, 10, 0.25, seed=0)
         blocks = blocks.to(memory_format=torch.channels_last).train()
         optimizers = make_optimizers(blocks, TrainConfig(batch_size=32))
-        x, labels = torch.randn(32, 1, 32, 32), torch.randint(10, (32,))
-        for block, optimizer, wanted in zip(blocks.blocks, optimizers, times.of(decoupling), strict=True):
-            seconds = []
-            for _ in range(9):
-                began = time.process_time()
-                optimizer.zero_grad(set_to_none=True)
-                y, _ = block.local_step(x, labels, LocalLoss(), 0)
-                optimizer.step()
-                seconds.append(time.process_time() - began)
-            assert 0.7 < sorted(seconds)[4] / wanted.training < 1.4
-            x = y
+
+        def step(block, optimizer, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            optimizer.zero_grad(set_to_none=True)
+            y, _ = block.local_step(x, labels, LocalLoss(), 0)
+            optimizer.step()
+            return y
+
+        def ratios() -> list[float]:
+            times = layer_times.measure(network, 10, 32, 1, 32, rounds=7, clock=time.process_time)
+            x, labels = torch.randn(32, 1, 32, 32), torch.randint(10, (32,))
+            found = []
+            for block, optimizer, wanted in zip(blocks.blocks, optimizers, times.of(decoupling), strict=True):
+                seconds = []
+                for _ in range(9):
+                    began = time.process_time()
+                    y = step(block, optimizer, x, labels)
+                    seconds.append(time.process_time() - began)
+                found.append(sorted(seconds)[4] / wanted.training)
+                x = y
+            return found
+
+        attempts = []
+        while len(attempts) < 3 and not (attempts and all(0.75 < ratio < 1.33 for ratio in attempts[-1])):
+            attempts.append(ratios())
+        assert all(0.75 < ratio < 1.33 for ratio in attempts[-1]), attempts
 
 
 class TestCounted:
