@@ -129,14 +129,16 @@ run_tests() {
     trap 'exit 130' INT TERM
     step "ruff check" "$python" -m ruff check .
     step "ruff format" "$python" -m ruff format --check .
-    if [ "$1" = fast ]; then
-        step "unit tests" "$python" -m pytest -q -m "not slow"
-    else
-        step "unit tests" "$python" -m pytest -q
-    fi
+    local which="not alone" timed="alone" side_by_side
+    if [ "$1" = fast ]; then which="not alone and not slow" timed="alone and not slow"; fi
+    # Files side by side, one thread each: most tests wait for processes or for Python, and a thread more helps none.
+    side_by_side=(-n "$("$python" -c 'import os; print(min(4, os.cpu_count() or 1))')" --dist loadfile)
+    OMP_NUM_THREADS=1 step "unit tests" "$python" -m pytest -q "${side_by_side[@]}" -m "$which" --durations 10
+    step "tests that measure time" "$python" -m pytest -q -m "$timed"
     rm -rf "$here/build/smoke" # records of an earlier run must not stand in for what is tested
     # nbval: a fresh kernel of this very Python for each notebook; what its cells print must be what is committed
-    SEDONA_HEADLESS=1 step "notebooks" "$python" -m pytest -q --nbval --nbval-current-env notebooks
+    SEDONA_HEADLESS=1 OMP_NUM_THREADS=1 step "notebooks" \
+        "$python" -m pytest -q --nbval --nbval-current-env "${side_by_side[@]}" notebooks
     [ -z "$failed" ] || fail "failed: $failed"
     echo "all passed"
 }

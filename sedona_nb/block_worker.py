@@ -55,6 +55,12 @@ class BlockWorker:
             self.incoming = Receiver(groups.below, lower, share.below, self.device, job.depth)
         if groups.above is not None:
             self.outgoing = Sender(groups.above, position.rank + position.replicas, share.above, self.device)
+        self.hearing = self.saying = None  # the way down, in block-local learning
+        if share.hears is not None:
+            upper, slots = position.rank + position.replicas, self.block.config.lag + 1
+            self.hearing = Receiver(groups.hears, upper, share.hears, self.device, slots)
+        if share.says is not None:
+            self.saying = Sender(groups.says, position.rank - position.replicas, share.says, self.device)
         self.step, self.pending = 0, []
         self.curve: list[tuple[int, tuple[float, ...], float]] = []  # of the last block, as `best` and `found`
         self.best_step, self.best_error, self.undecided = 0, float("inf"), None
@@ -66,6 +72,9 @@ class BlockWorker:
 
     def run(self) -> None:
         """Work until the run is over."""
+        if self.saying is not None:
+            for message in self.block.said:  # what the block below has not heard yet, wherever the run stands
+                self.say(message)
         if self.incoming is None:
             entries = instructions.entries(self.pictures, self.config, self.position, self.step)
             began = time.perf_counter()
@@ -85,8 +94,13 @@ class BlockWorker:
                     below = list(message.scores) if header.kind == EVALUATE else []
                     losses = message.losses.tolist() if header.kind == MARK else []
                     self.handle(header, message.activations, message.labels, below, losses)
-        if self.outgoing is not None:
-            self.outgoing.flush()
+        for sender in (self.outgoing, self.saying):
+            if sender is not None:
+                sender.flush()
+
+    def say(self, message: Tensor) -> None:
+        """Send a feedback message, (classes, channels, positions), to the block below."""
+        self.saying.send(Header(TRAIN, self.step, len(message)), activations=message[..., None])
 
     def handle(self, header: Header, x: Tensor, labels: Tensor, scores: list[Tensor], losses: list[float]) -> None:
         """One message: work on it, and hand it on."""
@@ -110,6 +124,11 @@ class BlockWorker:
     def train(self, header: Header, x: Tensor, labels: Tensor) -> None:
         """One greedy step."""
         self.block.train()
+        if self.hearing is not None:
+            waiting = time.perf_counter()
+            with self.hearing.receive() as message:
+                self.block.hear(message.activations[..., 0])
+            self.note("wait", waiting)
         began = time.perf_counter()
 
         def hand_on(activations: Tensor) -> None:
@@ -124,7 +143,8 @@ class BlockWorker:
             group["lr"] = self.config.rate(header.step)
         seed = steps.dropout_seed(self.job.spec.seed, header.step)
         seed = self.position.seed(seed)
-        _, loss = self.block.local_step(x, labels, self.config.loss, seed, hand_on, self.arithmetic)
+        down = {} if self.saying is None else {"say": self.say}
+        _, loss = self.block.local_step(x, labels, self.config.loss, seed, hand_on, self.arithmetic, **down)
         if self.team is not None:
             loss = replicas.average(self.block, loss, self.team)
         self.arithmetic.step(self.optimizer)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sedona_nb import digits, stream_names
+from sedona_nb import digits, sequences, stream_names
 from sedona_nb.augmentation import Augmentation, recipe
 from sedona_nb.errors import SedonaError, choose
 from sedona_nb.picture_cache import DecodedPictures, cache_folder, recall
@@ -25,7 +25,15 @@ from sedona_nb.places import home
 from sedona_nb.seeds import mix
 from sedona_nb.streamed_pictures import StreamedPictures, open_pictures
 
-NAMES = ("digits", "cifar10", "cifar10-jpeg", "fashion-mnist", "tiny-imagenet", *stream_names.ALWAYS)
+NAMES = (
+    "digits",
+    "cifar10",
+    "cifar10-jpeg",
+    "fashion-mnist",
+    "tiny-imagenet",
+    sequences.NAME,
+    *stream_names.ALWAYS,
+)
 # Folders or zips that a name stands for, best first, and what the pictures in them are called wherever shown.
 TREES = {
     "cifar10": {"cifar10": "cifar10-jpeg"},  # a tree of pictures is a re-encoding: never shown as CIFAR-10 itself
@@ -87,7 +95,7 @@ class ImageData:
         )
 
 
-Pictures = ImageData | StreamedPictures
+Pictures = ImageData | StreamedPictures | sequences.SequenceData
 
 
 def load(
@@ -106,7 +114,7 @@ def load(
             distributed, or tiny-imagenet, or tiny-imagenet-50, folder or zip); a folder or zip in ImageFolder
             layout, by path or by the name it has below `root`. "imagenet", and "stream:" before the name or path
             of a folder or zip: pictures that are read while training (`streamed_pictures`), at 224 pixels;
-            "stream@64:..." at 64.
+            "stream@64:..." at 64. "reversed-digits": no pictures, but the task of `sequences`.
         root: where data lies; default SEDONA_DATA, else the folder data of the repository.
         download: let torchvision download "cifar10" or "fashion-mnist" if the original files are missing.
         cache: folder of decoded pictures; default SEDONA_CACHE, else ~/.cache/sedona_nb.
@@ -126,6 +134,10 @@ def load(
         if None not in (size, image_size) and size != image_size:
             raise SedonaError(f"data {name!r} and image_size {image_size} contradict each other")
         return open_pictures(*_find_tree(rest, root), size or image_size)
+    if name == sequences.NAME:
+        if image_size is not None:
+            raise SedonaError(f"{name} has no pictures; image_size is for folders and zips of pictures")
+        return sequences.reversed_digits()
     shown, source, decode = None, None, None
     if name == "digits":
         _fixed_size(name, image_size)

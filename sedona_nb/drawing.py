@@ -35,6 +35,7 @@ HEAD_COLOURS = {
     "none": "#ffffff",  # Features Replay: no head
 }
 NAMES = {
+    "transformer20": "Transformer",
     "vgg11": "VGG-11",
     "vgg19": "VGG-19",
     "resnet18": "ResNet-18",
@@ -45,6 +46,8 @@ NAMES = {
     "dgl": "DGL",
     "sedona": "SEDONA",
     "features-replay": "Features Replay",
+    "feedback-alignment": "FA",
+    "block-local": "BLL",
     "continuous": "SEDONA (Cont.)",
     "aux1": "Aux 1",
     "aux2": "Aux 2",

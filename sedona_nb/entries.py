@@ -21,6 +21,7 @@ from sedona_nb.records import RunSpec, SearchSpec, Spec
 from sedona_nb.runs import RunStore, search_result
 from sedona_nb.seeds import torch_generator
 
+WHOLE = ("backprop", "feedback-alignment", "continuous")  # methods that cut nothing
 Cut = Callable[[int], "Decoupling | SearchSpec"]  # by seed: a decoupling, or the search that finds one
 
 
@@ -77,7 +78,7 @@ def entry(
         draws: the seeds are for `cut`; all runs are trained with the protocol's first seed.
     """
     seeds = protocol.seeds if seeds is None else tuple(seeds)
-    blocks = 1 if method in ("backprop", "continuous") else num_blocks
+    blocks = 1 if method in WHOLE else num_blocks
     shown = protocol.profile.network.name, variant, blocks, printed
     try:
         cuts = {seed: cut(seed) if cut else None for seed in seeds}

@@ -1,4 +1,4 @@
-"""Which runs stand behind each table and figure of the paper.
+"""Which runs stand behind each table and figure of the two sources.
 
     cells = experiments.load("table02", protocols.load("short", "vgg19"), store)
 
@@ -14,12 +14,14 @@ from sedona_nb import baselines
 from sedona_nb.decoupling import Decoupling
 from sedona_nb.entries import Entry, entry, published, random_splits, searched
 from sedona_nb.errors import choose
-from sedona_nb.protocols import Protocol
+from sedona_nb.protocols import NUM_LAYERS, UNPRINTED, Protocol
 from sedona_nb.store import RunStore
 
 BLOCKS = (2, 4, 8, 12, 16)  # K of Figures 3 and 7
 RANDOM_CONFIGURATIONS = 30  # Figure 6
 RELEASED = "own search (released objective)"
+POSTER_NETWORKS = {"poster_table1": ("resnet18", "resnet50"), "poster_figure3": ("resnet50", "transformer20")}
+POSTER_BLOCKS = {"resnet50": (2, 4, 8, 16), "transformer20": (2, 4, 10, 20)}  # poster, Figures 3A and 3C
 MANY_SEEDS = tuple(range(10))  # Figure 6
 
 
@@ -127,21 +129,44 @@ def figure08(protocol: Protocol, store: RunStore) -> list[Entry]:
     return [entry(watched, store, method, method, published(watched, 4)) for method in ("dgl", "sedona")]
 
 
+def poster_table1(protocol: Protocol, store: RunStore) -> list[Entry]:
+    """Poster, Table 1, as errors; the source says neither K nor which Pred-Sim: 4 blocks here."""
+    data = protocol.profile.data
+    data = "cifar10" if data.startswith("cifar10") else data
+    printed = _printed("poster_table1", protocol, "method", "accuracy", data=data)
+    compared = ("backprop", "feedback-alignment", "predsim", "block-local")
+    return [entry(protocol, store, m, m, printed=100 - printed[m] if m in printed else None) for m in compared]
+
+
+def poster_figure3(protocol: Protocol, store: RunStore) -> list[Entry]:
+    """Poster, Figures 3A (ResNet-50) and 3B, 3C (transformer): block-local learning against K."""
+    blocks = POSTER_BLOCKS[protocol.profile.network.name]
+    points = [entry(protocol, store, "block-local", "block-local", num_blocks=k) for k in blocks]
+    return [entry(protocol, store, "backprop", "backprop"), *points]
+
+
 EXPERIMENTS: dict[str, Callable[[Protocol, RunStore], list[Entry]]] = {
     function.__name__: function
-    for function in (table02, figure03, table04, table06, table07, table08, figure06, figure07, figure08)
+    for function in (
+        *(table02, figure03, table04, table06, table07, table08, figure06, figure07, figure08),
+        *(poster_table1, poster_figure3),
+    )
 }
 
 
 def load(name: str, protocols: Protocol | Sequence[Protocol], store: RunStore) -> list[Entry]:
     """The entries of an experiment, under one protocol or one protocol after another.
 
+    There are none under a protocol whose network the experiment's source does not have.
+
     Raises:
         SedonaError: an unknown name.
     """
     experiment = EXPERIMENTS[choose(name, EXPERIMENTS, "experiment")]
     listed = [protocols] if isinstance(protocols, Protocol) else protocols
-    return [entry for protocol in listed for entry in experiment(protocol, store)]
+    networks = POSTER_NETWORKS.get(name, tuple(n for n in NUM_LAYERS if n not in UNPRINTED))
+    fitting = [protocol for protocol in listed if protocol.profile.network.name in networks]
+    return [entry for protocol in fitting for entry in experiment(protocol, store)]
 
 
 def _sweep(protocol: Protocol, store: RunStore, compared: Sequence[str]) -> list[Entry]:

@@ -82,6 +82,7 @@ SIZES = {
     "cifar10-jpeg": PictureSizes(50_000, 10, 32, 3),
     "fashion-mnist": PictureSizes(60_000, 10, 32, 1),
     "tiny-imagenet": PictureSizes(100_000, 200, 64, 3),
+    "reversed-digits": PictureSizes(3_627_800, 10, 10, 10),  # sequences of 10, as pictures of one row
 }
 
 

@@ -23,14 +23,23 @@ class LayeredNetwork(nn.Module):
         layers: ModuleList of L modules, each (B, C, H, W) -> (B, C', H', W').
         classifier: (B, C, H, W) -> (B, classes).
         cut_shapes: (C, H, W) of every layer's output, which is what a head on that layer sees.
+        per_position: every position has a label of its own, and scores are (B H W, classes): sequences.
     """
 
-    def __init__(self, name: str, layers: list[nn.Module], classifier: nn.Module, cut_shapes: list[Shape]):
+    def __init__(
+        self,
+        name: str,
+        layers: list[nn.Module],
+        classifier: nn.Module,
+        cut_shapes: list[Shape],
+        per_position: bool = False,
+    ):
         super().__init__()
         self.name = name
         self.layers = nn.ModuleList(layers)
         self.classifier = classifier
         self.cut_shapes = tuple(cut_shapes)
+        self.per_position = per_position
 
     @property
     def num_layers(self) -> int:

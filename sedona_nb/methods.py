@@ -7,21 +7,24 @@ sedona      K blocks and heads as a search chose them, or as the paper prints th
     given       a decoupling that somebody chose: by hand, at random
     continuous  no blocks: alpha and beta of a search as they are (Table 6)
 features-replay  K equal blocks, no heads, gradients of the one loss that come late (Figure 7)
+feedback-alignment  one block, errors travel back through fixed random weights (poster, Table 1)
+block-local  K equal blocks, no heads, losses from feedback blocks (poster)
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+from sedona_nb.block_local import BlockLocalConfig
 from sedona_nb.data import ImageData, Pictures
 from sedona_nb.decoupling import Decoupling
 from sedona_nb.errors import SedonaError, choose
 from sedona_nb.heads import NO_HEAD
 from sedona_nb.profiles import Profile
-from sedona_nb.records import METHODS, RunSpec, SearchSpec
+from sedona_nb.records import HEADLESS, METHODS, RunSpec, SearchSpec
 from sedona_nb.search_config import SearchResult
 
-EQUAL_BLOCKS = {"dgl": "mlp-sr", "predsim": "predsim", "features-replay": NO_HEAD}  # methods, and their heads
+EQUAL_BLOCKS = {"dgl": "mlp-sr", "predsim": "predsim", **dict.fromkeys(HEADLESS, NO_HEAD)}  # and their heads
 TITLES = {
     "backprop": "Backprop",
     "predsim": "PredSim",
@@ -30,6 +33,8 @@ TITLES = {
     "given": "given decoupling",
     "continuous": "SEDONA (Cont.)",
     "features-replay": "Features Replay",
+    "feedback-alignment": "FA",
+    "block-local": "BLL",
 }
 
 
@@ -46,6 +51,7 @@ def run_spec(
     seed: int = 0,
     found: SearchResult | None = None,
     decoupling: Decoupling | None = None,
+    block_local: BlockLocalConfig | None = None,
 ) -> RunSpec:
     """The training run of `method` under `profile`.
 
@@ -57,6 +63,7 @@ def run_spec(
         seed: of weights, split and batches.
         found: a search's result, for "sedona" and "continuous".
         decoupling: for "given"; for "sedona", where it does not come from `found` but from the paper.
+        block_local: settings of "block-local"; default: those of `BlockLocalConfig`.
 
     Raises:
         SedonaError: unknown method, a search-based method without the search's result, or "given" without a
@@ -72,7 +79,7 @@ def run_spec(
     if method == "continuous":
         decoupling = None
         alpha, beta = (tuple(map(tuple, value.tolist())) for value in (found.alpha, found.beta))
-    elif method == "backprop":
+    elif method in ("backprop", "feedback-alignment"):
         decoupling = Decoupling.backprop(num_layers)
     elif method == "sedona":
         decoupling = decoupling or Decoupling.from_search(found.alpha, found.beta, profile.num_blocks)
@@ -91,4 +98,5 @@ def run_spec(
         beta=beta,
         heads=profile.heads,
         seed=seed,
+        block_local=(block_local or BlockLocalConfig()) if method == "block-local" else None,
     )

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from sedona_nb.errors import SedonaError, choose
 from sedona_nb.layered import LayeredNetwork, initialize
 from sedona_nb.resnet import BOTTLENECK_STRIDES, RESNET_DEPTHS, Residual, build_resnet
+from sedona_nb.transformer import TRANSFORMER_DEPTHS, build_transformer, initialize_transformer
 from sedona_nb.vgg import POOLS, VGG_CHANNELS, build_vgg
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "NETWORKS",
     "POOLS",
     "RESNET_DEPTHS",
+    "TRANSFORMER_DEPTHS",
     "VARIANTS",
     "VGG_CHANNELS",
     "LayeredNetwork",
@@ -39,7 +41,7 @@ __all__ = [
     "initialize",
 ]
 
-NETWORKS = (*VGG_CHANNELS, *RESNET_DEPTHS)
+NETWORKS = (*VGG_CHANNELS, *RESNET_DEPTHS, *TRANSFORMER_DEPTHS)
 VARIANTS = ("paper", "released")
 
 
@@ -94,8 +96,9 @@ def build_network(
         name: one of `NETWORKS`.
         width: factor on every channel count; 0.25 on CIFAR-10, 1 on Tiny-ImageNet and ImageNet (Section 4.1).
         num_classes: outputs of the classifier.
-        image_size: side of the square pictures, in pixels; decides stem and map sizes.
-        in_channels: 3 for colour, 1 for grey pictures.
+        image_size: side of the square pictures, in pixels; decides stem and map sizes. For a transformer: how
+            many positions a sequence has.
+        in_channels: 3 for colour, 1 for grey pictures. For a transformer: how many symbols there are.
         variant: "paper" or "released": sets `pool` and `dropout` where they are not given.
         pool: "before_cut" or "after_cut" (VGG only).
         dropout: probability in the final MLP (VGG only).
@@ -116,6 +119,11 @@ def build_network(
         )
     if dropout is None:
         dropout = 0.0 if variant == "paper" else 0.5
+    if name in TRANSFORMER_DEPTHS:
+        depth = TRANSFORMER_DEPTHS[name]
+        network = build_transformer(depth, width, num_classes, image_size, in_channels, name=name)
+        initialize_transformer(network, seed)
+        return network
     if name in VGG_CHANNELS:
         plan = VGG_CHANNELS[name]
         network = build_vgg(

@@ -1,6 +1,6 @@
 """The results at the top of the README, drawn from records; a test keeps the README equal to them.
 
-python -m sedona_nb.overview          # prints the table
+python -m sedona_nb.overview          # prints the tables
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ VARIANTS = {
     "even cost": "blocks of even cost",
 }
 NETWORKS = ("vgg19", "resnet50")
+POSTER = ("backprop", "feedback-alignment", "predsim", "block-local")
 
 
 def table(store: RunStore) -> str:
@@ -35,11 +36,40 @@ def table(store: RunStore) -> str:
         rows = frame.set_index("variant").loc[list(VARIANTS)]
         printed = ["-" if isnan(value) else f"{value:.2f}" for value in rows["paper"]]
         ours = [_cell(row.ours, row.spread, row.n) for row in rows.itertuples()]
-        train = protocol.profile.train
-        about = f"{protocol.profile.data}, {train.steps:,} steps of {train.batch_size}"
         lines.append(f"| {label(network)}, paper: CIFAR-10, 64,000 steps of 128 | {' | '.join(printed)} |")
-        lines.append(f"| {label(network)}, here: {about} | {' | '.join(ours)} |")
+        lines.append(f"| {label(network)}, here: {_about(protocol)} | {' | '.join(ours)} |")
     return "\n".join(lines)
+
+
+def poster_table(store: RunStore) -> str:
+    """The poster's Table 1 as errors, and its sequence task, with ours under the short protocol, in Markdown."""
+    titles = [label(variant) for variant in POSTER]
+    lines = [f"| test error in % | {' | '.join(titles)} |", "|---" * (len(POSTER) + 1) + "|"]
+    for network, data, name in (
+        ("resnet50", None, "CIFAR-10"),
+        ("resnet50", "fashion-mnist", "Fashion-MNIST"),
+        ("resnet18", "fashion-mnist", "Fashion-MNIST"),
+    ):
+        protocol = protocols.load("short", network, store, data)
+        entries = experiments.load("poster_table1", protocol, store)
+        rows = verdicts.side_by_side(entries, store, against=None).set_index("variant").loc[list(POSTER)]
+        printed, ours = (
+            (f"{v:.1f}" for v in rows["paper"]),
+            (_cell(r.ours, r.spread, r.n) for r in rows.itertuples()),
+        )
+        lines.append(f"| {label(network)}, poster: {name}, schedule not said | {' | '.join(printed)} |")
+        lines.append(f"| {label(network)}, here: {_about(protocol)} | {' | '.join(ours)} |")
+    protocol = protocols.load("short", "transformer20", store)
+    frame = verdicts.side_by_side(experiments.load("poster_figure3", protocol, store), store, against=None)
+    whole, deepest = frame.iloc[0], frame.iloc[-1]
+    cells = [_cell(whole.ours, whole.spread, whole.n), "-", "-", _cell(deepest.ours, deepest.spread, deepest.n)]
+    name = f"{label('transformer20')}, {deepest.K} blocks, wrong digits, here: {_about(protocol)}"
+    return "\n".join([*lines, f"| {name} | {' | '.join(cells)} |"])
+
+
+def _about(protocol: protocols.Protocol) -> str:
+    train = protocol.profile.train
+    return f"{protocol.profile.data}, {train.steps:,} steps of {train.batch_size}"
 
 
 def _cell(mean: float, spread: float, count: int) -> str:
@@ -49,4 +79,5 @@ def _cell(mean: float, spread: float, count: int) -> str:
 
 
 if __name__ == "__main__":
-    print(table(RunStore(protocols.load("short").profile.results)))
+    records = RunStore(protocols.load("short").profile.results)
+    print(table(records), poster_table(records), sep="\n\n")

@@ -139,7 +139,8 @@ def work(job: Job, report_lines: bool, timeout: float = JOIN_TIMEOUT) -> None:
             else:
                 bar.update(step - bar.count, **values)
 
-        worker = BlockWorker(job, position, make_groups(position), store, report)
+        groups = make_groups(position, feedback=job.spec.method == "block-local")
+        worker = BlockWorker(job, position, groups, store, report)
         worker.resume(meeting.common_step(store, worker.files, position))
         worker.run()
     worker.write_timeline()

@@ -16,23 +16,29 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from sedona_nb import methods
-from sedona_nb.bilevel import InnerConfig
 from sedona_nb.data import Pictures
 from sedona_nb.decoupling import Decoupling
 from sedona_nb.errors import SedonaError, choose
-from sedona_nb.networks import NetworkConfig
 from sedona_nb.places import home
 from sedona_nb.profiles import Profile
 from sedona_nb.profiles import load as load_profile
 from sedona_nb.records import RunSpec, SearchSpec
 from sedona_nb.runs import RunStore
-from sedona_nb.search_config import SearchConfig, SearchResult
-from sedona_nb.train_config import TrainConfig
+from sedona_nb.search_config import SearchResult
 
 NAMES = ("short", "paper", "smoke")
-NUM_LAYERS = {"vgg11": 8, "vgg19": 16, "resnet18": 8, "resnet50": 16, "resnet101": 33, "resnet152": 50}
+NUM_LAYERS = {
+    "vgg11": 8,
+    "vgg19": 16,
+    "resnet18": 8,
+    "resnet50": 16,
+    "resnet101": 33,
+    "resnet152": 50,
+    "transformer20": 20,
+}
 # Fingerprints: of the pictures in the records of this repository, and of scikit-learn's.
 CIFAR10_JPEG, DIGITS = "84b4120a6f84dc0a", "27c6215336539eaa"
+UNPRINTED = ("vgg11", "resnet18", "transformer20")  # networks that SEDONA's paper does not have
 BLOCKWISE = (
     "predsim",
     "dgl",
@@ -151,68 +157,33 @@ def chosen(protocol: Protocol, method: str, store: RunStore, found: SearchResult
     return min(errors, key=errors.__getitem__)
 
 
-def load(name: str, network: str = "vgg19", store: RunStore | None = None) -> Protocol:
-    """The protocol `name` with one of the paper's networks.
+def load(name: str, network: str = "vgg19", store: RunStore | None = None, data: str | None = None) -> Protocol:
+    """The protocol `name` with one of the networks of the two sources.
 
     Args:
         name: one of `NAMES`.
-        network: one of the paper's; "short" is made for "vgg19" and "resnet50".
+        network: one of the paper's; "short" and "smoke" are made for those in `short_protocols.SIZES`.
         store: where "paper" looks up what CIFAR-10's fingerprint is; without one, or without a record of these
             pictures, no record fits until `Protocol.on` says it.
+        data: name of other pictures than the protocol's own; as above, no record fits until `Protocol.on`.
 
     Raises:
         SedonaError: an unknown name, or a network for which the protocol is not made.
     """
     choose(name, NAMES, "protocol")
     if name == "paper":
-        choose(network, tuple(n for n in NUM_LAYERS if n not in ("vgg11", "resnet18")), "network")
+        choose(network, tuple(n for n in NUM_LAYERS if n not in UNPRINTED), "network")
         records = store.records() if store else []
         known = {r.spec.fingerprint for r in records if getattr(r.spec, "data", "") == "cifar10"}
         if len(known) > 1:
             raise SedonaError(f"{store.folder} has records of {len(known)} different cifar10; allowed: of one")
         return Protocol(name, load_profile("paper", network=network), next(iter(known), ""))
-    choose(network, ("vgg19", "resnet50"), f"network for protocol {name!r}")
-    made = {"short": _short, "smoke": _smoke}[name](network)
-    profile = made.profile
-    return replace(
-        made, profile=replace(profile, results=home() / profile.results, figures=home() / profile.figures)
-    )
+    from sedona_nb import short_protocols  # which makes some of these
 
-
-def _short(network: str) -> Protocol:
-    """Comments: the paper's values."""
-    sizes = {"vgg19": (64, 5_000), "resnet50": (32, 2_000)}
-    steps = {"vgg19": 2_000, "resnet50": 1_500}[network]  # 64,000
-    batch, held_out = sizes[network]  # 128, 5,000
-    train = TrainConfig(
-        steps=steps,
-        batch_size=batch,
-        held_out=held_out / 50_000,
-        evaluate_every=250,  # not said; released code: 100
-        train_pictures=held_out,
-        alignment_every=50,
-    )
-    search = SearchConfig(
-        pretrain_steps=400,  # 40,000
-        snapshot_every=40,  # 80
-        snapshot_batches=8,  # all of the validation set
-        memory_size=10,  # 50
-        outer_steps=100,  # 2,000
-        outer_batch_size=256,  # not said; released code: 1,024
-        outer_lr=0.05,  # 0.01, which 100 steps of Adam would turn into 1 at most
-        inner=InnerConfig(batch_size=64, lr=0.05),  # 128, 0.1
-    )
-    profile = Profile("short", "cifar10-jpeg", NetworkConfig(network), search, train)
-    tenth = steps // 10
-    settings = tuple(Setting(lr, warmup) for lr in (0.1, 0.03) for warmup in (0, tenth))
-    if network == "resnet50":  # four times as dear a step
-        settings = tuple(setting for setting in settings if setting.warmup_steps)
-    return Protocol("short", profile, CIFAR10_JPEG, settings=settings)
-
-
-def _smoke(network: str) -> Protocol:
-    """Seconds, on digits: what tests and first tries need."""
-    smoke = load_profile("smoke")
-    train = replace(smoke.train, steps=20, batch_size=32, train_pictures=100, alignment_every=5)
-    profile = replace(smoke, network=NetworkConfig(network, 1 / 32), train=train)
-    return Protocol("smoke", profile, DIGITS, seeds=(0, 1), settings=(Setting(0.05, 0),))
+    choose(network, short_protocols.SIZES, f"network for protocol {name!r}")
+    made = {"short": short_protocols.short, "smoke": short_protocols.smoke}[name](network)
+    folders = {part: home() / getattr(made.profile, part) for part in ("results", "figures")}
+    made = replace(made, profile=replace(made.profile, **folders))
+    if data in (None, made.profile.data):
+        return made
+    return replace(made, profile=replace(made.profile, data=data), fingerprint="")

@@ -10,16 +10,18 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any
 
+from sedona_nb.block_local import BlockLocalConfig
 from sedona_nb.decoupling import Decoupling
 from sedona_nb.errors import SedonaError, choose
 from sedona_nb.heads import NO_HEAD, HeadConfig
 from sedona_nb.networks import NetworkConfig
 from sedona_nb.provenance import Provenance
-from sedona_nb.search_config import SearchConfig
+from sedona_nb.search_config import LATER, SearchConfig
 from sedona_nb.train_config import TrainConfig
 
 FORMAT = 1  # of the record files; raised when a field changes its meaning
-METHODS = ("backprop", "predsim", "dgl", "sedona", "given", "continuous", "features-replay")
+HEADLESS = ("features-replay", "block-local")  # methods whose blocks have no auxiliary heads
+METHODS = ("backprop", "predsim", "dgl", "sedona", "given", "continuous", "feedback-alignment", *HEADLESS)
 Rows = tuple[tuple[float, ...], ...]
 
 
@@ -52,6 +54,7 @@ class RunSpec:
     beta: Rows | None = None
     heads: HeadConfig = field(default_factory=HeadConfig)
     seed: int = 0
+    block_local: BlockLocalConfig | None = field(default=None, metadata=LATER)  # of method "block-local" alone
 
     def __post_init__(self) -> None:
         choose(self.method, METHODS, "method")
@@ -60,11 +63,15 @@ class RunSpec:
         ):
             raise SedonaError('method "continuous" needs alpha and beta, every other method a decoupling')
         heads = set(self.decoupling.heads) if self.decoupling else set()
-        wrong = heads - {NO_HEAD} if self.method == "features-replay" else heads & {NO_HEAD}
+        wrong = heads - {NO_HEAD} if self.method in HEADLESS else heads & {NO_HEAD}
         if wrong:
             raise SedonaError(
-                f'heads are {", ".join(sorted(heads))}; allowed: all "{NO_HEAD}" with method "features-replay", '
-                "and with no other"
+                f'heads are {", ".join(sorted(heads))}; allowed: all "{NO_HEAD}" with methods '
+                f"{', '.join(HEADLESS)}, and with no other"
+            )
+        if (self.method == "block-local") != (self.block_local is not None):
+            raise SedonaError(
+                'method "block-local" needs block_local, its own settings, and no other method has them'
             )
 
 

@@ -103,24 +103,32 @@ class Groups:
     Attributes:
         below, above: the pair of this process and the same replica of the next lower and upper block.
         block: all replicas of the block.
+        says, hears: as below and above, for the messages that go down in block-local learning.
     """
 
     below: dist.ProcessGroup | None = None
     above: dist.ProcessGroup | None = None
     block: dist.ProcessGroup | None = None
+    says: dist.ProcessGroup | None = None
+    hears: dist.ProcessGroup | None = None
 
 
-def make_groups(position: Position) -> Groups:
-    """Make all groups of the run and keep this process's; all processes must call it, each with its position."""
+def make_groups(position: Position, feedback: bool = False) -> Groups:
+    """Make all groups of the run and keep this process's; all processes must call it, each with its position.
+
+    With `feedback`, neighbours get a second group, since on a GPU the messages of a group wait for each other.
+    """
     blocks, replicas, rank = position.blocks, position.replicas, position.rank
     patience = PATIENCE if replicas > 1 else None
-    pairs = {low: dist.new_group([low, low + replicas], patience) for low in range((blocks - 1) * replicas)}
+    lower = range((blocks - 1) * replicas)
+    pairs = {low: dist.new_group([low, low + replicas], patience) for low in lower}
+    down = {low: dist.new_group([low, low + replicas], patience) for low in lower if feedback}
     block = None
     if replicas > 1:
         teams = [list(range(k * replicas, (k + 1) * replicas)) for k in range(blocks)]
         block = [dist.new_group(team, patience) for team in teams][position.block]
     above = None if position.is_last else pairs[rank]
-    return Groups(pairs.get(rank - replicas), above, block)
+    return Groups(pairs.get(rank - replicas), above, block, down.get(rank - replicas), down.get(rank))
 
 
 def spread(module: nn.Module, position: Position, group: dist.ProcessGroup) -> None:

@@ -12,9 +12,11 @@ from sedona_nb import data
 from sedona_nb.batches import BatchStream, DevicePictures, evaluation_batches
 from sedona_nb.errors import SedonaError, choose
 from sedona_nb.seeds import mix
+from sedona_nb.sequences import SequenceData
 from sedona_nb.train_config import TrainConfig
 
 if TYPE_CHECKING:
+    from sedona_nb.run_sequences import RunSequences
     from sedona_nb.streamed_run import StreamedRunPictures
 
 SPLITS = ("validation", "test", "train")
@@ -103,16 +105,20 @@ def among_train(split: str, held_out: Tensor, train_items: Tensor) -> Tensor | N
     return items if items is not None and len(items) else None
 
 
-AnyRunPictures = Union[RunPictures, "StreamedRunPictures"]
+AnyRunPictures = Union[RunPictures, "StreamedRunPictures", "RunSequences"]
 
 
 def prepare(pictures: data.Pictures, config: TrainConfig, seed: int, device: torch.device) -> AnyRunPictures:
-    """What goes with the data set: `RunPictures`, or for one that is read while training `StreamedRunPictures`.
+    """What goes with the data set: `RunPictures`, `RunSequences`, or `StreamedRunPictures` while they are read.
 
     Arguments and errors are theirs.
     """
     if isinstance(pictures, data.ImageData):
         return RunPictures(pictures, config, seed, device)
+    if isinstance(pictures, SequenceData):
+        from sedona_nb.run_sequences import RunSequences  # which needs `parted`
+
+        return RunSequences(pictures, config, seed, device)
     from sedona_nb.streamed_run import StreamedRunPictures  # needs torchvision, which is slow to import
 
     return StreamedRunPictures(pictures, config, seed, device)

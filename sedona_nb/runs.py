@@ -19,11 +19,13 @@ import torch
 
 from sedona_nb import devices, layer_times, provenance, search, training
 from sedona_nb import relaxed as relax
+from sedona_nb.block_local import divide
 from sedona_nb.blocks import decouple
 from sedona_nb.continuous import ContinuousNetwork
 from sedona_nb.data import ImageData, Pictures
 from sedona_nb.errors import SedonaError
 from sedona_nb.features_replay import ReplayNetwork
+from sedona_nb.feedback_alignment import align
 from sedona_nb.records import Record, RunSpec, SearchSpec, Spec, TimingSpec, decode
 from sedona_nb.search_config import SearchResult
 from sedona_nb.seeds import mix
@@ -201,6 +203,10 @@ def build(spec: RunSpec, pictures: Pictures) -> torch.nn.Module:
     )
     if spec.method == "features-replay":
         return ReplayNetwork(network, spec.decoupling)
+    if spec.method == "block-local":
+        return divide(network, spec.decoupling, pictures.num_classes, spec.block_local, mix(spec.seed, "feedback"))
+    if spec.method == "feedback-alignment":
+        align(network, mix(spec.seed, "backward weights"))
     seed = mix(spec.seed, "heads")
     if spec.decoupling is not None:
         return decouple(network, spec.decoupling, pictures.num_classes, spec.network.width, spec.heads, seed)

@@ -96,7 +96,8 @@ def shown(frame: pd.DataFrame) -> pd.DataFrame:
         }
         for row in frame.itertuples()
     ]
-    return pd.DataFrame(rows)
+    columns = [*ABOUT, "paper", "ours", "runs", *(["verdict"] if "verdict" in frame else [])]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _number(mean: float, spread: float) -> str:

@@ -16,6 +16,7 @@ from sedona_nb.comparisons import cost_bars, cost_ratios, learned_sizes, search_
 from sedona_nb.diagrams import backward_graphs, decoupling_diagram, search_space
 from sedona_nb.drawing import Drawing, drawing, save
 from sedona_nb.inference_charts import delayed_descent, error_by_feature, intervals, random_search
+from sedona_nb.message_charts import bound_along, head_errors
 from sedona_nb.result_charts import (
     alignment_by_layer,
     configurations,
@@ -30,6 +31,7 @@ __all__ = [
     "alignment_by_layer",
     "alpha_bars",
     "backward_graphs",
+    "bound_along",
     "configuration_counts",
     "configurations",
     "cost_bars",
@@ -43,6 +45,7 @@ __all__ = [
     "front",
     "gantt",
     "generalization",
+    "head_errors",
     "intervals",
     "learned_sizes",
     "method_bars",

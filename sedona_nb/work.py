@@ -34,6 +34,7 @@ TESTED = {
     "cifar10-jpeg": 10_000,
     "fashion-mnist": 10_000,
     "tiny-imagenet": 10_000,
+    "reversed-digits": 1_000,
 }
 
 
@@ -160,7 +161,8 @@ def _read(network: NetworkConfig, pictures: PictureSizes) -> tuple[Pass, tuple[t
     )
     whole = nn.Sequential(*built.layers, built.classifier)
     shapes = tuple((channels, size) for channels, size, _ in built.cut_shapes)
-    return _count(whole, (pictures.in_channels, *[pictures.image_size] * 2)), shapes
+    rows = 1 if built.per_position else pictures.image_size
+    return _count(whole, (pictures.in_channels, rows, pictures.image_size)), shapes
 
 
 @functools.lru_cache(maxsize=4096)

@@ -116,6 +116,7 @@ def test_memory_of_two_sizes_and_what_lies_between_them(network, small, large) -
 @pytest.mark.parametrize(
     ("network", "sizes"), [(VGG, (64, 256, 2)), (RESNET, (32, 128, 2))], ids=["vgg", "resnet"]
 )
+@pytest.mark.alone
 def test_time_is_right_within_a_factor(network, sizes) -> None:
     pictures, config = noise(), search_config(*sizes)
     search.run(pictures, NETWORK, replace(CONFIG, pretrain_steps=0, outer_steps=1))  # what loads at the first step
@@ -138,6 +139,7 @@ def test_an_estimate_is_one_line_and_the_same_every_time() -> None:
     assert first.memory.total == sum(vars(first.memory).values())
 
 
+@pytest.mark.alone
 def test_estimating_a_large_network_takes_neither_memory_nor_long() -> None:
     cpu = torch.device("cpu")
     network = NetworkConfig("resnet152", 1.0)
@@ -235,6 +237,7 @@ def test_a_folder_holds_no_more_than_was_said(tmp_path, monkeypatch) -> None:
     assert 0.85 * estimate.disk < most + one <= estimate.disk
 
 
+@pytest.mark.alone
 def test_the_check_is_not_felt() -> None:
     pictures, profile = data.load("digits"), profiles.load("smoke")
     program = budget.footprint.read(PictureSizes.of(pictures), profile.network)

@@ -22,6 +22,7 @@ NETWORKS = {
     "paper": ("vgg19", "resnet50", "resnet101", "resnet152"),
 }
 EVERY = [(name, network) for name, networks in NETWORKS.items() for network in networks]
+OTHERS = [(name, network) for name in ("short", "smoke") for network in ("resnet18", "transformer20")]
 RELEASED = "own search (released objective)"
 VARIANTS = {
     "table02": [
@@ -41,7 +42,10 @@ VARIANTS = {
     "figure06": ["backprop", "sedona", "random"],
     "figure07": ["backprop", *["features-replay"] * 5, *["predsim"] * 5, *["dgl"] * 5, *["sedona"] * 5],
     "figure08": ["dgl", "sedona"],
+    "poster_table1": ["backprop", "feedback-alignment", "predsim", "block-local"],
+    "poster_figure3": ["backprop", *["block-local"] * 4],
 }
+POSTERS = {"poster_table1": ("resnet18", "resnet50"), "poster_figure3": ("resnet50", "transformer20")}
 every_protocol = pytest.mark.parametrize(("protocol_name", "network"), EVERY)
 
 
@@ -71,10 +75,13 @@ def hashes(entry: Entry) -> set[str]:
 # -- all of them -------------------------------------------------------------------------------------------------
 
 
-@every_protocol
+@pytest.mark.parametrize(("protocol_name", "network"), EVERY + OTHERS)
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_has_its_entries_under_every_protocol(name, protocol_name, network, tmp_path):
     protocol, store = protocols.load(protocol_name, network), RunStore(tmp_path)
+    if network not in POSTERS.get(name, NETWORKS["paper"]):
+        assert experiments.load(name, protocol, store) == []  # another source's network
+        return
     for entries in (experiments.load(name, protocol, store), fill(name, protocol, store)):
         assert [entry.variant for entry in entries] == VARIANTS[name]
         assert {(entry.network, entry.protocol) for entry in entries} == {(network, protocol_name)}
@@ -141,6 +148,9 @@ def test_printed_numbers_are_the_papers_cells(protocol_name, network, tmp_path):
         if key in VARIANTS["table08"]
     }
     assert printed.pop("table08") == (table8 if network == "resnet101" else {})
+    data = "cifar10" if protocol.profile.data.startswith("cifar10") else protocol.profile.data
+    poster = cells(paper.poster_table1(), "method", "accuracy", data=data)
+    assert printed.pop("poster_table1") == {method: 100 - value for method, value in poster.items()}
     assert set(map(str, printed.values())) == {"{}"}  # the figures, and Table 7, which is on ImageNet
 
 
@@ -388,3 +398,33 @@ def test_a_made_search_gives_back_its_decisions():
     assert result.alpha.shape == (15, 2)
     assert result.beta.shape == (15, 4)
     assert not result.alpha.equal(search_result(made_record(protocols.load("short").search(2))).alpha)
+
+
+# -- the poster --------------------------------------------------------------------------------------------------
+
+
+def test_poster_numbers_read_off_the_poster(tmp_path):
+    store = RunStore(tmp_path)
+
+    def errors(network: str, data: str | None = None) -> list[float]:
+        entries = experiments.load("poster_table1", protocols.load("short", network, data=data), store)
+        return [round(entry.printed, 2) for entry in entries]
+
+    assert errors("resnet50") == [6.0, 29.7, 7.6, 7.4]
+    assert errors("resnet18", "fashion-mnist") == [7.3, 12.1, 6.1, 5.8]
+    assert errors("resnet50", "fashion-mnist") == [6.6, 16.9, 5.7, 5.7]
+
+
+def test_figures_3a_and_3c_go_through_numbers_of_blocks(tmp_path):
+    for network, blocks, layers in (("resnet50", [2, 4, 8, 16], 16), ("transformer20", [2, 4, 10, 20], 20)):
+        entries = fill("poster_figure3", protocols.load("short", network), RunStore(tmp_path / network))
+        assert [entry.num_blocks for entry in entries] == [1, *blocks]
+        for entry, number in zip(entries[1:], blocks, strict=True):
+            for spec in entry.runs:
+                assert (spec.method, spec.decoupling) == (
+                    "block-local",
+                    Decoupling.uniform(layers, number, "none"),
+                )
+                assert spec.block_local is not None
+    assert entries[0].runs[0].train.optimizer == "adam"
+    assert entries[0].runs[0].data == "reversed-digits"

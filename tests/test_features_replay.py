@@ -409,12 +409,12 @@ def test_its_blocks_have_no_heads_and_only_its_blocks(pictures):
     assert runs.build(spec, pictures).names == ["the classifier"]
     for heads in (("aux1",) * 3, ("none", "aux1", "none")):
         message = one_line(replace, spec, decoupling=Decoupling(8, (2, 4, 6), heads))
-        assert 'allowed: all "none" with method "features-replay", and with no other' in message
+        assert 'allowed: all "none" with methods features-replay, block-local, and with no other' in message
         assert "aux1" in message
     for method in ("given", "sedona", "dgl"):
         for heads in (("none",) * 3, ("none", "aux1", "aux2")):
             message = one_line(replace, spec, method=method, decoupling=Decoupling(8, (2, 4, 6), heads))
-            assert 'allowed: all "none" with method "features-replay"' in message
+            assert 'allowed: all "none" with methods features-replay, block-local' in message
     assert replace(spec, decoupling=Decoupling(8, (), ())).decoupling.num_blocks == 1
 
 

@@ -59,6 +59,7 @@ class TestLayerTimes:
         with pytest.raises(SedonaError, match="no times of head 'predsim'; there are aux1, aux2, aux3, aux4"):
             made_up(5, 0).of(Decoupling(5, (2,), ("predsim",)))
 
+    @pytest.mark.alone
     @pytest.mark.slow
     def test_sums_are_near_a_block_timed_as_a_whole(self, one_thread) -> None:
         """A step of the trainer's block against the sum of its parts, in processor time.

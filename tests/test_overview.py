@@ -1,9 +1,10 @@
-"""The README's table of results is what the records say."""
+"""The README's tables of results are what the records say."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from toys import save_made
 
 from sedona_nb import experiments, overview, protocols
@@ -12,12 +13,12 @@ from sedona_nb.store import RunStore
 README = Path(__file__).resolve().parent.parent / "README.md"
 
 
-def test_the_readme_shows_what_the_records_say():
+@pytest.mark.parametrize(("mark", "table"), [("results", overview.table), ("poster", overview.poster_table)])
+def test_the_readme_shows_what_the_records_say(mark, table):
     store = RunStore(protocols.load("short").profile.results)
-    shown = (
-        README.read_text(encoding="utf-8").partition("<!-- results -->\n")[2].partition("\n<!-- /results -->")[0]
-    )
-    assert shown == overview.table(store), "python -m sedona_nb.overview prints what belongs there"
+    text = README.read_text(encoding="utf-8")
+    shown = text.partition(f"<!-- {mark} -->\n")[2].partition(f"\n<!-- /{mark} -->")[0]
+    assert shown == table(store), "python -m sedona_nb.overview prints what belongs there"
 
 
 def test_cells_hold_mean_spread_and_count_or_say_that_there_is_nothing(tmp_path):
@@ -33,3 +34,20 @@ def test_cells_hold_mean_spread_and_count_or_say_that_there_is_nothing(tmp_path)
     assert cells[0] == "ResNet-50, here: cifar10-jpeg, 1,500 steps of 32"
     assert cells[1] == "31.0 ± 1.4 (2)"
     assert set(cells[2:]) == {"no record"}
+
+
+def test_the_posters_rows_hold_errors_and_ours(tmp_path):
+    store = RunStore(tmp_path)
+    protocol = protocols.load("short", "transformer20")
+    for method in ("backprop", "block-local"):
+        for spec in protocol.tuning(method).values():
+            save_made(store, spec, test=33.0)
+    for spec in experiments.load("poster_figure3", protocol, store)[-1].runs:
+        save_made(store, spec, test=1.5)
+    rows = [
+        [cell.strip() for cell in row.strip("|").split("|")] for row in overview.poster_table(store).splitlines()
+    ]
+    assert rows[2] == ["ResNet-50, poster: CIFAR-10, schedule not said", "6.0", "29.7", "7.6", "7.4"]
+    assert rows[3][1:] == ["no record"] * 4
+    assert rows[-1][0].startswith("Transformer, 20 blocks, wrong digits")
+    assert rows[-1][1:] == ["no record", "-", "-", "1.5 ± 0.0 (3)"]

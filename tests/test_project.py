@@ -24,7 +24,7 @@ MODULES = sorted(path.stem for path in (REPOSITORY / "sedona_nb").glob("*.py") i
 # These may load pandas and matplotlib; what computes may not.
 SHOWING = (
     *("charts", "comparisons", "diagrams", "drawing", "inference_charts", "overview", "paper"),
-    *("record_frames", "result_charts", "speed_charts", "tables", "verdicts", "viz", "widgets"),
+    *("message_charts", "record_frames", "result_charts", "speed_charts", "tables", "verdicts", "viz", "widgets"),
 )
 PICTURES = ("image/png", "image/jpeg")
 MACHINE_PATH = re.compile(r"(?<![\w.-])/(?:home|root|Users|tmp|work|mnt|opt|private|var)/\w|file:/{2}")
@@ -89,6 +89,7 @@ def test_environment_yml_has_a_python_the_package_allows() -> None:
     assert project()["requires-python"] in listed
 
 
+@pytest.mark.alone
 def test_importing_the_package_costs_next_to_nothing() -> None:
     seconds, loaded = python(
         "import sys, time, torch, torchvision\n"

@@ -9,7 +9,9 @@ from toys import made_record, save_made
 
 from sedona_nb import data, experiments, protocols
 from sedona_nb.decoupling import Decoupling
+from sedona_nb.entries import WHOLE
 from sedona_nb.errors import SedonaError
+from sedona_nb.networks import NetworkConfig
 from sedona_nb.protocols import BLOCKWISE, Protocol, Setting, chosen
 from sedona_nb.records import METHODS, RunSpec, spec_hash
 from sedona_nb.runs import RunStore, search_result
@@ -61,7 +63,7 @@ def test_paper_is_appendix_e_letter_by_letter(network, method):
     assert (spec.network.name, spec.network.width, spec.network.variant) == (network, 0.25, "paper")
     assert (spec.data, spec.seed) == ("cifar10", 0)
     if spec.decoupling:
-        assert spec.decoupling.num_blocks == (1 if method == "backprop" else 4)
+        assert spec.decoupling.num_blocks == (1 if method in WHOLE else 4)
 
 
 def test_the_papers_search_is_appendix_e_1():
@@ -90,7 +92,7 @@ def test_the_papers_seeds_and_training_errors():
 
 def test_layers_are_those_of_the_networks():
     for name, layers in protocols.NUM_LAYERS.items():
-        network = protocols.NetworkConfig(name, 1 / 64).build(10, 32)
+        network = NetworkConfig(name, 1 / 64).build(10, 32)
         assert network.num_layers == layers
 
 

@@ -144,7 +144,7 @@ def test_what_exists_is_not_trained_again(pictures, tmp_path):
 def test_every_method_trains_to_a_record(method, pictures, search_record, tmp_path):
     spec = spec_of(method, pictures, search_result(search_record))
     record = find_or_train(spec, pictures, RunStore(tmp_path))
-    losses = {"backprop": 1, "continuous": 8, "features-replay": 1}.get(method, 4)
+    losses = {"backprop": 1, "continuous": 8, "features-replay": 1, "feedback-alignment": 1}.get(method, 4)
     assert [len(row[1]) for row in record.result["curve"]] == [losses, losses]
     assert len(record.result["last"]["test"]["heads"]) == losses
     assert record.result["last"]["step"] == 6
