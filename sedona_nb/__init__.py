@@ -115,6 +115,7 @@ MODULES = (
     "message_charts",
     "viz",
     "widgets",
+    "exercises",
     "places",
     "comparisons",
     "seeds",
