@@ -13,6 +13,8 @@
 #   ./run_all.sh test             lint, unit tests, notebooks compared with their outputs (nbval): 14 minutes
 #   ./run_all.sh test fast        the same without the tests marked slow
 #   ./run_all.sh lab              open JupyterLab
+#   ./run_all.sh site             the committed notebooks as a static site in build/site/: half a minute, nothing is run
+#       --output FOLDER           elsewhere
 #   ./run_all.sh help             print this
 #
 # Executed copies and logs go to build/executed/. Exit code: 0; 1 if a notebook or a test failed; 2 for an unknown word.
@@ -20,7 +22,7 @@
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-words="smoke, small, paper, test, test fast, lab, help"
+words="smoke, small, paper, test, test fast, lab, site, help"
 
 fail() { # one line, exit code
     echo "run_all.sh: $1" >&2
@@ -177,6 +179,10 @@ lab)
     set_up
     cd "$here"
     exec "$python" -m jupyterlab "$@"
+    ;;
+site)
+    set_up
+    exec "$python" -m sedona_nb.website "$@"
     ;;
 help)
     sed -n '2,/^set /{/^#/s/^# \{0,1\}//p;}' "$here/run_all.sh"

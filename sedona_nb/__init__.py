@@ -127,6 +127,9 @@ MODULES = (
     "atomic",
     "notebook_process",
     "execute",
+    "website_pages",
+    "website_sphinx",
+    "website",
 )
 
 

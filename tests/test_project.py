@@ -188,3 +188,12 @@ def test_an_unknown_word_is_one_line_and_exit_code_2(words: list[str]) -> None:
     assert done.stdout == ""
     assert len(done.stderr.splitlines()) == 1
     assert "allowed: " in done.stderr
+
+
+def test_the_help_explains_every_word() -> None:
+    script = REPOSITORY / "run_all.sh"
+    words = re.search(r'^words="(.*)"$', script.read_text(encoding="utf-8"), re.MULTILINE)[1].split(", ")
+    done = subprocess.run(["bash", script, "help"], capture_output=True, text=True, check=True)
+    explained = re.findall(r"^ +\./run_all\.sh ([a-z]+(?: [a-z]+)?) ", done.stdout, re.MULTILINE)
+    assert "site" in words
+    assert sorted(explained) == sorted(words)
