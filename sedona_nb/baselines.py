@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from math import comb
 
@@ -29,15 +30,27 @@ def even_cost(
     Raises:
         SedonaError: K out of range, or an unknown head.
     """
+    operations = _operations(network, image_size, in_channels)
+    splits = evenly(operations, num_blocks)
+    return Decoupling(len(operations), splits, (head,) * len(splits), "even cost")
+
+
+@functools.lru_cache(maxsize=16)  # counted once, cut for many K
+def _operations(network: NetworkConfig, image_size: int, in_channels: int) -> tuple[int, ...]:
     base = build_on_meta(lambda: network.build(10, image_size, in_channels))
-    splits = evenly(layer_operations(base, (in_channels, image_size, image_size)), num_blocks)
-    return Decoupling(base.num_layers, splits, (head,) * len(splits), "even cost")
+    return tuple(layer_operations(base, (in_channels, image_size, image_size)))
 
 
 def layer_operations(network: LayeredNetwork, input_shape: tuple[int, int, int]) -> list[int]:
     """Multiply-accumulates of each layer for one picture, the classifier's with the last."""
     shapes = [input_shape, *network.cut_shapes]
-    counts = [multiply_accumulates(layer, shape) for layer, shape in zip(network.layers, shapes, strict=False)]
+    known: dict[tuple, int] = {}  # ResNet-152 has 50 layers of 13 kinds
+    counts = []
+    for layer, shape in zip(network.layers, shapes, strict=False):
+        key = repr(layer), shape
+        if key not in known:
+            known[key] = multiply_accumulates(layer, shape)
+        counts.append(known[key])
     counts[-1] += multiply_accumulates(network.classifier, shapes[-1])
     return counts
 

@@ -164,7 +164,7 @@ def decoupling_diagram(decouplings: Decoupling | Sequence[Decoupling] | Mapping[
             axes.set(xlim=(0.2, longest + 0.8), ylim=(-0.75, 2.25))
             axes.set_title(name, fontsize=9)
             axes.axis("off")
-            _row(axes, decoupling)
+            decoupling_row(axes, decoupling)
         swatches = [Patch(facecolor=HEAD_COLOURS[h], edgecolor=INK, linewidth=0.5, label=label(h)) for h in used]
         swatches.append(Patch(facecolor=CLASSIFIER, edgecolor=INK, linewidth=0.5, label="classifier"))
         figure.legend(
@@ -179,7 +179,8 @@ def decoupling_diagram(decouplings: Decoupling | Sequence[Decoupling] | Mapping[
     return figure
 
 
-def _row(axes: Axes, decoupling: Decoupling) -> None:
+def decoupling_row(axes: Axes, decoupling: Decoupling) -> None:
+    """Boxes for layers and slabs for heads: a row of `decoupling_diagram`, in axes whose x counts layers."""
     for number, (first, last) in enumerate(decoupling.blocks):
         for layer in range(
             first, last + 1

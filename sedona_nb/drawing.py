@@ -1,11 +1,13 @@
 """How every figure looks and how it is kept: one style, one kind of figure, three files side by side.
 
 matplotlib's global settings stay as they are: the style is in force only while a `Drawing` is built or painted.
+One at a time: in JupyterLab a widget may call back in a thread of its own, and the settings are everybody's.
 """
 
 from __future__ import annotations
 
 import textwrap
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
@@ -88,6 +90,7 @@ STYLE: dict[str, Any] = {
     "svg.fonttype": "path",
 }
 SCREEN_DPI, FILE_DPI = 110, 160
+ONE_AT_A_TIME = threading.RLock()  # held while matplotlib's settings are ours
 
 
 def label(name: str) -> str:
@@ -100,7 +103,7 @@ class Drawing(Figure):
 
     def draw(self, renderer: Any) -> None:
         """Paint in our style: matplotlib makes ticks and their labels as late as here."""
-        with matplotlib.rc_context(STYLE):
+        with in_style():
             super().draw(renderer)
 
     def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
@@ -108,6 +111,32 @@ class Drawing(Figure):
         width, height = self.get_size_inches() * SCREEN_DPI
         picture = _few_colours(_rendered(self, "png", dpi=2 * SCREEN_DPI))
         return picture, {"width": round(width), "height": round(height)}
+
+
+def screen_picture(figure: Figure) -> bytes:
+    """A PNG at twice the screen's resolution, for pictures that follow a slider.
+
+    `savefig` paints twice, once to find the layout and once for real; here both happen in one go.
+    """
+    with ONE_AT_A_TIME:
+        before = figure.dpi
+        figure.set_dpi(2 * SCREEN_DPI)
+        try:
+            figure.canvas.draw()
+            return canvas_picture(figure.canvas)
+        finally:
+            figure.set_dpi(before)
+
+
+def canvas_picture(canvas: FigureCanvasAgg) -> bytes:
+    """What is painted on a canvas as PNG, packed as fast as it goes."""
+    from PIL import Image
+
+    width, height = canvas.get_width_height(physical=True)
+    buffer = BytesIO()
+    picture = Image.frombytes("RGBA", (width, height), bytes(canvas.buffer_rgba())).convert("RGB")
+    picture.save(buffer, "png", compress_level=1)
+    return buffer.getvalue()
 
 
 def _few_colours(picture: bytes) -> bytes:
@@ -121,9 +150,16 @@ def _few_colours(picture: bytes) -> bytes:
 
 
 @contextmanager
+def in_style() -> Iterator[None]:
+    """The style in force, for one thread at a time."""
+    with ONE_AT_A_TIME, matplotlib.rc_context(STYLE):
+        yield
+
+
+@contextmanager
 def drawing(width: float, height: float, title: str = "", note: str = "") -> Iterator[Drawing]:
     """A new figure of that size in inches, with the style in force; title above it, note in small print below."""
-    with matplotlib.rc_context(STYLE):
+    with in_style():
         figure = Drawing(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(figure)
         if title:
@@ -155,6 +191,6 @@ def save(
 def _rendered(figure: Figure, kind: str, dpi: int) -> bytes:
     silent = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}[kind]
     buffer = BytesIO()
-    with matplotlib.rc_context(STYLE):
+    with in_style():
         figure.savefig(buffer, format=kind, dpi=dpi, metadata=silent)
     return buffer.getvalue()

@@ -83,7 +83,7 @@ def initialize(module: nn.Module, seed: int | None = None) -> None:
     """
     generator = None if seed is None else torch.Generator().manual_seed(seed)
     for part in module.modules():
-        if isinstance(part, nn.Conv2d | nn.Linear):
+        if isinstance(part, nn.Conv2d | nn.Linear) and not part.weight.is_meta:  # which has no numbers to draw
             nn.init.kaiming_normal_(part.weight, mode="fan_in", nonlinearity="relu", generator=generator)
             if part.bias is not None:
                 nn.init.zeros_(part.bias)

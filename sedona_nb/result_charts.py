@@ -93,6 +93,7 @@ def errors_by_blocks(table: pd.DataFrame, protocol: str = "") -> Figure:
                     places, line["paper"], color=colour, marker=marker, markerfacecolor="white", linewidth=0.7
                 )
             axes.set_xticks(range(len(blocks)), [str(k) for k in blocks])
+            axes.set_xlim(-0.5, len(blocks) - 0.5)  # a single K stays one place
             axes.set(xlabel="blocks K", title=label(network))
         grid[0].set_ylabel("test error (%)")
         grid[-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))

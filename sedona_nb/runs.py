@@ -42,13 +42,14 @@ def find_or_search(
     profile: str = "",
     pause: Callable[[], bool] | None = None,
     wait: bool = True,
+    watch: search.Watch | None = None,
 ) -> Record:
     """The record of a search; searched, or continued, if the store has none.
 
     Its result holds every field of `SearchResult`, tensors as nested lists; `search_result` gives it back.
 
     `pause`: asked after each step whether to stop there and go on another time. `wait`: if another process is at
-    work on this very search, wait for its record.
+    work on this very search, wait for its record. `watch`: shown the state after each step, see `search.run`.
 
     Raises:
         SedonaError: the pictures are not the spec's, or as in `search.run`.
@@ -73,6 +74,7 @@ def find_or_search(
             device,
             store.checkpoints(spec),
             pause=pause,
+            watch=watch,
         )
         result = {
             name: value.tolist() if isinstance(value, torch.Tensor) else value

@@ -34,6 +34,8 @@ from sedona_nb.search_state import SearchState
 from sedona_nb.seeds import mix, torch_generator
 from sedona_nb.streamed_pictures import in_memory_only
 
+Watch = Callable[[SearchState], None]
+
 
 class _Search:
     """One search in progress: the parts that stay fixed, and the state that moves."""
@@ -85,7 +87,7 @@ class _Search:
 
     # -- pretraining ---------------------------------------------------------------------------------------------
 
-    def pretrain(self, pause: Callable[[], bool] | None = None) -> None:
+    def pretrain(self, pause: Callable[[], bool] | None = None, watch: Watch | None = None) -> None:
         """Steps of Eqs. 5-6 with alpha = beta = 0, and a snapshot every so many of them."""
         config, state = self.config, self.state
         weights = bilevel.trainable(state.weights or bilevel.initial_weights(self.relaxed), self.device)
@@ -108,6 +110,8 @@ class _Search:
                     self.checkpoint()
                     bar.update(0, loss=state.pretraining[-1][1], validation_error=error)
                 bar.update()
+                if watch is not None:
+                    watch(state)
                 if pause is not None and pause():
                     state.weights = weights
                     self.checkpoint()
@@ -118,7 +122,7 @@ class _Search:
 
     # -- search --------------------------------------------------------------------------------------------------
 
-    def search(self, pause: Callable[[], bool] | None = None) -> None:
+    def search(self, pause: Callable[[], bool] | None = None, watch: Watch | None = None) -> None:
         """The loop of Algorithm 1."""
         config, state = self.config, self.state
         # Copies: Adam works in place, and a resumed state shares its tensors with the history.
@@ -154,6 +158,8 @@ class _Search:
                 state.record(alpha, beta, gradient, adam.state_dict())
                 self.checkpoint()
                 bar.update(outer_loss=gradient.outer_loss)
+                if watch is not None:
+                    watch(state)
                 if pause is not None and state.searched < config.outer_steps and pause():
                     raise Paused(f"paused at outer step {state.searched:,} of {config.outer_steps:,}")
 
@@ -240,6 +246,7 @@ def run(
     folder: Path | str | None = None,
     graphs: bool = False,
     pause: Callable[[], bool] | None = None,
+    watch: Watch | None = None,
 ) -> SearchResult:
     """Run Algorithm 1 from wherever `folder` says it stands.
 
@@ -253,6 +260,7 @@ def run(
         folder: checkpoints and weight memory; None keeps all in RAM, and a killed search is lost.
         graphs: record the passes as CUDA graphs (`lean.replay`); backend "adjoint" on a GPU.
         pause: asked after each step whether to stop there; needs a folder, in which the search can be taken up.
+        watch: shown the state at the start and after each step, before `pause` is asked; must leave it as it is.
 
     Raises:
         SedonaError: contradictory settings, streamed pictures, too little memory or room on disk (found out before
@@ -276,6 +284,8 @@ def run(
             pictures, network, config, heads, device, folder, time=False, program=search.program
         )
         needed.check(free)
-    search.pretrain(pause)
-    search.search(pause)
+    if watch is not None:
+        watch(search.state)
+    search.pretrain(pause, watch)
+    search.search(pause, watch)
     return search.state.result(search.state.seconds + time.perf_counter() - search.clock)

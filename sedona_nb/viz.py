@@ -14,9 +14,12 @@ from sedona_nb.charts import (
 )
 from sedona_nb.comparisons import cost_bars, cost_ratios, learned_sizes, search_costs, searches_compared
 from sedona_nb.diagrams import backward_graphs, decoupling_diagram, search_space
-from sedona_nb.drawing import Drawing, drawing, save
+from sedona_nb.drawing import Drawing, drawing, label, save, screen_picture
+from sedona_nb.explorer_charts import cut_to_scale, search_at_step, search_progress, words
 from sedona_nb.inference_charts import delayed_descent, error_by_feature, intervals, random_search
 from sedona_nb.message_charts import bound_along, head_errors
+from sedona_nb.mixture_charts import gradient_mixture
+from sedona_nb.playback_charts import PlaybackChart
 from sedona_nb.result_charts import (
     alignment_by_layer,
     configurations,
@@ -28,6 +31,7 @@ from sedona_nb.speed_charts import front, gantt
 
 __all__ = [
     "Drawing",
+    "PlaybackChart",
     "alignment_by_layer",
     "alpha_bars",
     "backward_graphs",
@@ -36,6 +40,7 @@ __all__ = [
     "configurations",
     "cost_bars",
     "cost_ratios",
+    "cut_to_scale",
     "decoupling_diagram",
     "delayed_descent",
     "depth_profile",
@@ -45,17 +50,23 @@ __all__ = [
     "front",
     "gantt",
     "generalization",
+    "gradient_mixture",
     "head_errors",
     "intervals",
+    "label",
     "learned_sizes",
     "method_bars",
     "random_search",
     "save",
+    "screen_picture",
+    "search_at_step",
     "search_costs",
     "search_history",
+    "search_progress",
     "search_space",
     "searches_compared",
     "seed_curves",
     "training_curves",
     "unroll_costs",
+    "words",
 ]

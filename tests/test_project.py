@@ -25,6 +25,8 @@ MODULES = sorted(path.stem for path in (REPOSITORY / "sedona_nb").glob("*.py") i
 SHOWING = (
     *("charts", "comparisons", "diagrams", "drawing", "inference_charts", "overview", "paper"),
     *("message_charts", "record_frames", "result_charts", "speed_charts", "tables", "verdicts", "viz", "widgets"),
+    *("cut_explorers", "errors_by_k", "explorer_charts", "live_panel", "mixture_charts", "model_explorers"),
+    *("panels", "playback_charts", "record_explorers", "views"),
 )
 PICTURES = ("image/png", "image/jpeg")
 MACHINE_PATH = re.compile(r"(?<![\w.-])/(?:home|root|Users|tmp|work|mnt|opt|private|var)/\w|file:/{2}")

@@ -5,9 +5,12 @@ import pytest
 import torch
 from IPython.core.formatters import DisplayFormatter
 
-from sedona_nb import paper, viz, widgets
+from sedona_nb import block_costs, paper, playback, schedule, toy_chain, viz
 from sedona_nb.decoupling import Decoupling
-from sedona_nb.errors import SedonaError, TieWarning
+from sedona_nb.errors import SedonaError
+from sedona_nb.playback_charts import PlaybackChart
+from sedona_nb.search_config import SearchResult
+from sedona_nb.store import RunStore
 
 ALPHA = torch.linspace(-3, 3, 30).reshape(15, 2).flip(0).mul(torch.tensor([1.0, -0.5])) + torch.randn(
     15, 2, generator=torch.Generator().manual_seed(0)
@@ -47,6 +50,7 @@ RATIOS = pd.DataFrame(
     columns=["network", "quantity", "ratio", "low", "high"],
 )
 
+COUNTED = block_costs.of("vgg19", RunStore("no such folder"))
 DRAWINGS = {
     "backward_graphs": viz.backward_graphs,
     "search_space": viz.search_space,
@@ -82,6 +86,35 @@ DRAWINGS = {
     "cost_ratios": lambda: viz.cost_ratios(RATIOS, "VGG-19 0.25x, batch 8"),
     "unroll_costs": lambda: viz.unroll_costs(COSTS, "VGG-11 0.25x, batch 32"),
     "configuration_counts": lambda: viz.configuration_counts(num_blocks=4),
+    "words": lambda: viz.words(["Nothing to draw, and the reason why takes more than a line. " * 3], "VGG-19"),
+    **{
+        f"cut_to_scale of {quantity}": lambda q=quantity: viz.cut_to_scale(
+            COUNTED, Decoupling.published("vgg19", 8), q
+        )
+        for quantity in block_costs.QUANTITIES
+    },
+    "search_at_step": lambda: viz.search_at_step(
+        SearchResult(
+            ALPHA,
+            BETA,
+            ALPHA.expand(6, 15, 2),
+            BETA.expand(6, 15, 4),
+            ALPHA.expand(5, 15, 2),
+            torch.ones(5),
+            [],
+            1.0,
+        ),
+        3,
+        Decoupling.from_search(ALPHA, BETA, 5),
+    ),
+    "search_progress": lambda: viz.search_progress(
+        [2.1, 2.0], 100, [(20, 85.0), (40, 80.0)], 400, [0.51, 0.48, 0.5]
+    ),
+    "search_progress at the start": lambda: viz.search_progress([], 100, [], 400, []),
+    "gradient_mixture": lambda: viz.gradient_mixture(toy_chain.mixtures((0.3, 0.8)), toy_chain.extremes()),
+    "playback": lambda: PlaybackChart(
+        schedule.asynchronous(playback.blocks_of([playback.BLOCK], (0.1, 0.2, 0.1)), 12, 4), 4
+    ).at(0.7),
 }
 
 
@@ -179,47 +212,12 @@ def test_search_space_counts_what_it_shows():
         lambda: viz.alpha_bars({}),
         lambda: viz.search_history(ALPHA),
         lambda: viz.configuration_counts(num_blocks=0),
+        lambda: viz.cut_to_scale(COUNTED, Decoupling.published("vgg19", 4), "colour"),
+        lambda: viz.cut_to_scale(COUNTED, Decoupling.published("resnet101", 4)),
+        lambda: viz.gradient_mixture([], (0.0, 1.0)),
+        lambda: PlaybackChart([], 4),
     ],
 )
 def test_mistakes_get_one_line(draw):
     with pytest.raises(SedonaError):
         draw()
-
-
-# ---- widgets ----
-
-
-def test_headless_widgets_are_the_static_figures(monkeypatch):
-    monkeypatch.setenv("SEDONA_HEADLESS", "1")
-    assert isinstance(widgets.explore_decoupling(ALPHA, BETA), viz.Drawing)
-    assert isinstance(widgets.explore_decoupling(torch.zeros(3, 2), torch.zeros(3, 4), 2), viz.Drawing)  # a tie
-    assert isinstance(widgets.explore_configurations(), viz.Drawing)
-    with pytest.raises(SedonaError, match=r"1\.\.16"):
-        widgets.explore_decoupling(ALPHA, BETA, num_blocks=17)
-    with pytest.raises(SedonaError, match=r"1\.\.3"):
-        widgets.explore_configurations(num_layers=3)
-
-
-def test_sliders_where_somebody_can_slide(monkeypatch, capsys):
-    from sedona_nb import progress
-
-    monkeypatch.setattr(progress, "headless", lambda: False)
-    explorer = widgets.explore_decoupling(ALPHA, BETA)
-    (slider,) = [child for child in explorer.children if hasattr(child, "max")]
-    assert (slider.min, slider.max, slider.value) == (1, 16, 4)
-    explorer.f(num_blocks=2)
-    assert str(Decoupling.from_search(ALPHA, BETA, 2)) in capsys.readouterr().out
-    counter = widgets.explore_configurations()
-    counter.f(num_layers=4, num_blocks=9, num_heads=2)  # K waits at L until its slider follows
-    assert "L = 4, K = 4, M = 2: 8 configurations" in capsys.readouterr().out
-
-
-def test_a_tie_is_said_in_words(monkeypatch, capsys):
-    from sedona_nb import progress
-
-    monkeypatch.setattr(progress, "headless", lambda: False)
-    alpha, beta = torch.zeros(3, 2), torch.eye(4)[:3]
-    with pytest.warns(TieWarning):
-        Decoupling.from_search(alpha, beta, 2)
-    widgets.explore_decoupling(alpha, beta, 2).f(num_blocks=2)
-    assert "Tie: layers 1-3 are equal" in capsys.readouterr().out
