@@ -10,7 +10,7 @@
 #       --only NN                 this notebook only; may be repeated
 #       --fresh                   train again what results/ already has
 #       --seed N  --device NAME  --timeout MINUTES  --solutions
-#   ./run_all.sh test             lint, unit tests, notebooks compared with their outputs (nbval): 14 minutes
+#   ./run_all.sh test             lint, unit tests, notebooks compared with their outputs (nbval): 25 minutes
 #   ./run_all.sh test fast        the same without the tests marked slow
 #   ./run_all.sh lab              open JupyterLab
 #   ./run_all.sh site             the committed notebooks as a static site in build/site/: half a minute, nothing is run
