@@ -226,10 +226,7 @@ def divide(
         SedonaError: the decoupling is for another number of layers.
     """
     config = config or BlockLocalConfig()
-    if decoupling.num_layers != network.num_layers:
-        raise SedonaError(
-            f"the decoupling is for {decoupling.num_layers} layers, {network.name} has {network.num_layers}"
-        )
+    decoupling.require(network.num_layers, network.name)
     shapes = [network.cut_shapes[last - 1] for _, last in decoupling.blocks[:-1]]
     readouts = [Readout(shape, config.message_size, network.per_position) for shape in shapes]
     latents = [*(readout.latent for readout in readouts), Latent(num_classes, 1)]

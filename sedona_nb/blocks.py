@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sedona_nb.decoupling import Decoupling
-from sedona_nb.errors import SedonaError
 from sedona_nb.heads import HeadConfig, PredSimHead, build_head
 from sedona_nb.layered import LayeredNetwork
 from sedona_nb.losses import cross_entropy, predsim_loss
@@ -180,10 +179,7 @@ def decouple(
     Raises:
         SedonaError: the decoupling is for another number of layers.
     """
-    if decoupling.num_layers != network.num_layers:
-        raise SedonaError(
-            f"the decoupling is for {decoupling.num_layers} layers, {network.name} has {network.num_layers}"
-        )
+    decoupling.require(network.num_layers, network.name)
     blocks = []
     for (first, last), name in zip(decoupling.blocks, (*decoupling.heads, None), strict=True):
         out_shape = None

@@ -83,6 +83,15 @@ class Decoupling:
         edges = (0, *self.splits, self.num_layers)
         return tuple((before + 1, last) for before, last in zip(edges, edges[1:], strict=False))
 
+    def require(self, num_layers: int, name: str) -> None:
+        """See that a network called `name` has the layers that this decoupling speaks of.
+
+        Raises:
+            SedonaError: it has more or fewer.
+        """
+        if self.num_layers != num_layers:
+            raise SedonaError(f"the decoupling is for {self.num_layers} layers, {name} has {num_layers}")
+
     def __str__(self) -> str:
         ranges = [str(first) if first == last else f"{first}-{last}" for first, last in self.blocks]
         named = " | ".join(f"{r} {head}" for r, head in zip(ranges, (*self.heads, "classifier"), strict=True))

@@ -41,10 +41,7 @@ class ReplayNetwork(nn.Module):
 
     def __init__(self, network: LayeredNetwork, decoupling: Decoupling):
         super().__init__()
-        if decoupling.num_layers != network.num_layers:
-            raise SedonaError(
-                f"the decoupling is for {decoupling.num_layers} layers, {network.name} has {network.num_layers}"
-            )
+        decoupling.require(network.num_layers, network.name)
         parts = [list(network.layers[first - 1 : last]) for first, last in decoupling.blocks]
         self.blocks = nn.ModuleList(nn.Sequential(*layers) for layers in parts)
         self.classifier = network.classifier
