@@ -75,7 +75,7 @@ def timeline_player(
     from ipywidgets import HBox, Play, jslink
 
     costs = {
-        f"cost_{k + 1}": panels.number(f"block {k + 1}: ms a step", 10.0, 300.0, round(1000 * seconds[k]), 5.0)
+        f"cost_{k + 1}": panels.number(f"block {k + 1}: ms a step", 10.0, 300.0, round(1000 * seconds[k]), 1.0)
         for k in range(MOST_BLOCKS)
     }
     controls = {
