@@ -10,7 +10,8 @@
 #       --only NN                 this notebook only; may be repeated
 #       --fresh                   train again what results/ already has
 #       --seed N  --device NAME  --timeout MINUTES  --solutions
-#   ./run_all.sh test             lint, unit tests, notebooks compared with their outputs (nbval): 25 minutes
+#   ./run_all.sh test             lint, unit tests, lessons in a browser (if Chromium is installed), notebooks compared
+#                                 with their outputs (nbval): about 30 minutes
 #   ./run_all.sh test fast        the same without the tests marked slow
 #   ./run_all.sh lab              open JupyterLab
 #   ./run_all.sh site             the committed notebooks as a static site in build/site/: half a minute, nothing is run
@@ -131,18 +132,23 @@ run_tests() {
     trap 'exit 130' INT TERM
     step "ruff check" "$python" -m ruff check .
     step "ruff format" "$python" -m ruff format --check .
-    local which="not alone" timed="alone" side_by_side
-    if [ "$1" = fast ]; then which="not alone and not slow" timed="alone and not slow"; fi
+    local which="not alone and not browser" timed="alone" side_by_side unseen=""
+    if [ "$1" = fast ]; then which="$which and not slow" timed="alone and not slow"; fi
     # Files side by side, one thread each: most tests wait for processes or for Python, and a thread more helps none.
     side_by_side=(-n "$("$python" -c 'import os; print(min(4, os.cpu_count() or 1))')" --dist loadfile)
     OMP_NUM_THREADS=1 step "unit tests" "$python" -m pytest -q "${side_by_side[@]}" -m "$which" --durations 10
+    if [ "$1" = all ]; then # JupyterLab in Chromium, two kernels at a time; screenshots go to build/screenshots/
+        OMP_NUM_THREADS=1 step "lessons in a browser" "$python" -m pytest -q -rs -m browser --durations 5
+        PYTHONPATH="$here/tests" "$python" -c 'import chromium, sys; sys.exit(chromium.find() is None)' ||
+            unseen="; no Chromium here: the lessons were NOT tested in a browser"
+    fi
     step "tests that measure time" "$python" -m pytest -q -m "$timed"
     rm -rf "$here/build/smoke" # records of an earlier run must not stand in for what is tested
     # nbval: a fresh kernel of this very Python for each notebook; what its cells print must be what is committed
     SEDONA_HEADLESS=1 OMP_NUM_THREADS=1 step "notebooks" \
         "$python" -m pytest -q --nbval --nbval-current-env "${side_by_side[@]}" notebooks
-    [ -z "$failed" ] || fail "failed: $failed"
-    echo "all passed"
+    [ -z "$failed" ] || fail "failed: $failed$unseen"
+    echo "all passed$unseen"
 }
 
 # Folders are meant from where the command was typed; notebooks and tests run elsewhere.
