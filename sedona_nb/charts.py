@@ -72,16 +72,17 @@ def alpha_bars(
     return figure
 
 
-def depth_profile(gradients: Mapping[str, Tensor], halving: bool = True) -> Figure:
+def depth_profile(gradients: Mapping[str, Tensor], halving: bool = True, protocol: str = "") -> Figure:
     """Size of the hypergradient by layer: log10 |dL/d alpha_1| of (L-1,) tensors by name.
 
     `halving` adds the line that loses a factor of 2 at each layer, from the first value of the first curve: what
     the released objective does, and a sound one does not. Exact zeros have no logarithm: crosses at the foot.
+    `protocol`: what was computed, for the small print.
     """
     if not gradients:
         raise SedonaError("no gradients to draw; allowed: one (L-1,) tensor a name, or more")
-    note = "Dotted: a factor of 1/2 lost at each layer." if halving else ""
-    with drawing(6.0, 3.2, note=note) as figure:
+    note = "Dotted: a factor of 1/2 lost at each layer.\n" if halving else ""
+    with drawing(6.0, 3.2, note=note + protocol) as figure:
         axes = figure.subplots()
         sizes = {
             name: np.abs(np.asarray(torch.as_tensor(g).detach().cpu().double())) for name, g in gradients.items()
@@ -132,7 +133,7 @@ def search_history(alpha_history: Tensor, beta_history: Tensor | None = None, pr
         left.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
         shown = ListedColormap(colours(np.linspace(0, 0.95, 256)))
         bar = figure.colorbar(ScalarMappable(scale, shown), ax=left, pad=0.02, aspect=30)
-        bar.ax.set_title("layer", fontsize=8, pad=4)
+        bar.set_label("layer")
         bar.outline.set_visible(False)
         bar.locator = MaxNLocator(integer=True, steps=[1, 2, 5, 10])
         for axes in right:
@@ -181,10 +182,10 @@ def unroll_costs(table: pd.DataFrame, protocol: str = "") -> Figure:
         SedonaError: a column is missing.
     """
     _need(table, ("backend", "steps", "megabytes", "seconds"), "table")
-    panels = {"megabytes": "Memory at its peak (MB)", "seconds": "Time (s)"}
+    panels = {"megabytes": "memory at its peak (MB)", "seconds": "time (s)"}
     with drawing(7.6, 2.9 + 0.2 * bool(protocol), note=protocol) as figure:
         grid = figure.subplots(1, len(panels))
-        for axes, (column, title) in zip(grid, panels.items(), strict=True):
+        for axes, (column, name_of_column) in zip(grid, panels.items(), strict=True):
             looks = zip(table.groupby("backend", sort=False), CYCLE * 9, "osD^vPX" * 9, DASHES * 9, strict=False)
             for (name, part), colour, marker, dash in looks:
                 axes.plot(
@@ -196,7 +197,7 @@ def unroll_costs(table: pd.DataFrame, protocol: str = "") -> Figure:
                     linestyle=dash,
                     label=name,
                 )
-            axes.set(xlabel="inner steps T", title=title)
+            axes.set(xlabel="inner steps T", ylabel=name_of_column)
             axes.set_ylim(bottom=0)
             axes.set_xticks(sorted(set(table["steps"])))
         grid[0].legend()

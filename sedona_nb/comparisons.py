@@ -34,7 +34,7 @@ def cost_bars(table: pd.DataFrame) -> Figure:
     if not set(table["quantity"]) <= set(COST_PANELS) or not (table[["paper", "ours"]] > 0).all(axis=None):
         raise SedonaError(f"quantities are {', '.join(COST_PANELS)}, and every cost is above 0")
     panels = [name for name in COST_PANELS if name in set(table["quantity"])]
-    note = "In percent of the base network; logarithmic axes: equal steps are equal factors."
+    note = "Counted, in percent of the base network; logarithmic axes: equal steps are equal factors."
     with drawing(4.4 * len(panels), 3.0, note=note) as figure:
         grid = figure.subplots(1, len(panels), squeeze=False)[0]
         for axes, quantity in zip(grid, panels, strict=True):
@@ -57,7 +57,7 @@ def cost_bars(table: pd.DataFrame) -> Figure:
             axes.yaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
             axes.set_xticks(places, [label(head) for head in part["head"]])
             axes.tick_params(axis="x", length=0)
-            axes.set_title(COST_PANELS[quantity])
+            axes.set(title=COST_PANELS[quantity], ylabel="share of the base network")
         handles, labels = grid[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper right", ncols=2)
     return figure
@@ -150,12 +150,15 @@ def _need(table: pd.DataFrame, columns: Sequence[str]) -> None:
 
 
 def learned_sizes(
-    alphas: Mapping[str, Tensor], lines: Mapping[str, tuple[int, float, float]] | None = None
+    alphas: Mapping[str, Tensor],
+    lines: Mapping[str, tuple[int, float, float]] | None = None,
+    protocol: str = "",
 ) -> Figure:
     """log10 of the size of the learned alpha_1, layer by layer, of (L-1, 2) tensors by name.
 
     `lines`: (first layer, slope a layer, intercept at layer 0) of a straight line fitted to the values from that
-    layer on, by the same names. Exact zeros have no logarithm and are left out.
+    layer on, by the same names. Exact zeros have no logarithm and are left out. `protocol`: where the values are
+    from, for the small print.
 
     Raises:
         SedonaError: no alpha, an alpha of another shape, or a line without its alpha.
@@ -165,7 +168,7 @@ def learned_sizes(
         raise SedonaError("no alpha to draw; allowed: one (L-1, 2) tensor a name, or more")
     if not set(lines) <= set(alphas):
         raise SedonaError(f"a line for {', '.join(set(lines) - set(alphas))}, which has no alpha here")
-    with drawing(6.4, 3.3) as figure:
+    with drawing(6.4, 3.3, note=protocol) as figure:
         axes = figure.subplots()
         for (name, alpha), colour, marker in zip(alphas.items(), CYCLE * 9, "osD^vPX" * 9, strict=False):
             size = alpha.detach().cpu().double()[:, 0].abs().numpy()
@@ -227,7 +230,7 @@ def searches_compared(searches: Mapping[str, tuple[Tensor, Tensor]], protocol: s
         lower[0].set_ylabel("layer")
         shown = ListedColormap(colours(np.linspace(0, 0.95, 256)))
         lines = figure.colorbar(ScalarMappable(scale, shown), ax=list(upper), pad=0.02, aspect=20)
-        lines.ax.set_title("layer", fontsize=8, pad=4)
+        lines.set_label("layer")
         lines.locator = MaxNLocator(integer=True, steps=[1, 2, 5, 10])
         strengths = figure.colorbar(ScalarMappable(strength, "cividis"), ax=list(lower), pad=0.02, aspect=20)
         strengths.set_label(r"$\log_{10}\,|\partial \mathcal{L} / \partial \alpha_1|$")

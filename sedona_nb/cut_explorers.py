@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from sedona_nb import block_costs, cut_sources, panels, progress, views, viz
+from sedona_nb import block_costs, cut_sources, panels, progress, records, views, viz
 from sedona_nb.decoupling import Decoupling, count_configurations, rank_layers
 from sedona_nb.errors import SedonaError, TieWarning, choose
 from sedona_nb.panels import View
@@ -20,6 +20,17 @@ from sedona_nb.store import RunStore
 if TYPE_CHECKING:
     from ipywidgets import Widget
     from matplotlib.figure import Figure
+
+COUNTS = "The dot is the K that is set; a step of the axis is a factor. Counted, not measured."
+TO_SCALE = (
+    "Boxes are layers, colours change from block to block, and the small boxes above are the heads, on the same "
+    "scale. A device a block: the widest block in time, head included, sets the pace for all. "
+    "Sizes are counted, times recorded."
+)
+AT_A_STEP = (
+    "Left: each layer's share of the local gradient, up to this step in colour, layers that are cut thick. "
+    "Middle: the same now, up or down from one half, where it starts. Right: how much each head counts."
+)
 
 
 def explore_decoupling(alpha: Tensor, beta: Tensor, num_blocks: int = 4) -> Widget | Figure:
@@ -60,14 +71,14 @@ def explore_configurations(num_layers: int = 16, num_blocks: int = 4, num_heads:
         return View(viz.configuration_counts(num_layers, num_heads, num_blocks), (text,))
 
     if progress.headless():
-        return panels.static(look(num_layers, num_blocks, num_heads))
+        return panels.static(look(num_layers, num_blocks, num_heads), COUNTS)
     longest = max(50, num_layers)
     controls = {
         "num_layers": panels.integer("layers L", 1, longest, num_layers),
         "num_blocks": panels.integer("blocks K", 1, longest, num_blocks),
         "num_heads": panels.integer("heads M", 1, max(8, num_heads), num_heads),
     }
-    return panels.follow(look, controls, "The dot is the K that is set; a step of the axis is a factor.")
+    return panels.follow(look, controls, COUNTS)
 
 
 def decoupling_explorer(
@@ -99,7 +110,7 @@ def decoupling_explorer(
 
     first = look(network, source, num_blocks, quantity)
     if progress.headless():
-        return panels.static(first)
+        return panels.static(first, TO_SCALE)
     from ipywidgets import dlink
 
     for name in cut_sources.NETWORKS:  # counted now, so that no move has to wait for it
@@ -113,11 +124,7 @@ def decoupling_explorer(
         "quantity": panels.choice("width of a block", block_costs.QUANTITIES, quantity),
     }
     dlink((controls["network"], "value"), (controls["num_blocks"], "max"), lambda name: NUM_LAYERS[name])
-    caption = (
-        "Boxes are layers, colours change from block to block, and the small boxes above are the heads, on the "
-        "same scale. A device a block: the widest block in time, head included, sets the pace for all."
-    )
-    return panels.follow(look, controls, caption)
+    return panels.follow(look, controls, TO_SCALE)
 
 
 def trajectory_scrubber(
@@ -139,23 +146,22 @@ def trajectory_scrubber(
         if record is None:
             raise SedonaError("no record of a search of vgg19; give the result of one")
         result = search_result(record)
+        basis = f"Searched once, seed {record.spec.seed}: {records.protocol(record.spec)}."
+    else:
+        basis = ""
     last, num_layers = len(result.outer_losses), len(result.alpha) + 1
     step = last if step is None else step
     if not 0 <= step <= last:
         raise SedonaError(f"step is {step}; allowed for {last} outer steps: 0..{last}")
 
     def look(step: int, num_blocks: int) -> View:
-        return views.search_step(result, step, num_blocks)
+        return views.search_step(result, step, num_blocks, basis)
 
     first = look(step, num_blocks)
     if progress.headless():
-        return panels.static(first)
+        return panels.static(first, f"{AT_A_STEP} {basis}".strip())
     controls = {
         "step": panels.integer("outer step", 0, last, step),
         "num_blocks": panels.integer("blocks K", 1, num_layers, num_blocks),
     }
-    caption = (
-        "Left: each layer's share of the local gradient, up to this step in colour, layers that are cut thick. "
-        "Middle: the same now, up or down from one half, where it starts. Right: how much each head counts."
-    )
-    return panels.follow(look, controls, caption)
+    return panels.follow(look, controls, AT_A_STEP)

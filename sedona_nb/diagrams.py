@@ -22,7 +22,7 @@ STEP = 2.4  # from layer to layer, in the units in which a layer is 0.7 high
 def backward_graphs() -> Figure:
     """Figure 1 in our own drawing: the backward graph of (a) backpropagation and (b) greedy blocks with K = 2."""
     note = (
-        "Grey: forward pass. Orange: error gradient. In (b) the activation passes to block 2, "
+        "Drawing. Grey: forward pass. Orange: error gradient. In (b) the activation passes to block 2, "
         "its gradient does not come back:\n"
         "block 1 updates as soon as its own head has spoken, while block 2 is still at work."
     )
@@ -101,8 +101,8 @@ def search_space(
     count = count_configurations(num_layers, num_blocks, num_heads)
     title = f"One of {count:,} configurations: L = {num_layers}, K = {num_blocks}, M = {num_heads}"
     note = (
-        "Orange: the error gradient. alpha decides at every layer but the last whether it comes from\n"
-        "the layer above or from a head; beta decides from which head. Dashed grey: choices not taken."
+        "Drawing. Orange: the error gradient. alpha decides at every layer but the last whether it comes\n"
+        "from the layer above or from a head; beta decides from which head. Dashed grey: choices not taken."
     )
     step, rise, lowest = STEP, 0.62, 1.5
     top = lowest + rise * (num_heads - 1) + 0.45
@@ -157,7 +157,7 @@ def decoupling_diagram(decouplings: Decoupling | Sequence[Decoupling] | Mapping[
     longest = max(d.num_layers for _, d in named)
     used = [head for head in HEAD_COLOURS if any(head in d.heads for _, d in named)]
     width = min(10.0, max(5.0, 0.24 * longest + 0.6))
-    legend = "On each split layer (bold) the head of its block: the deeper, the higher and darker."
+    legend = "Drawing: on each split layer (bold) the head of its block, the deeper, the higher and darker."
     with drawing(width, 0.6 + 1.15 * len(named)) as figure:
         rows = figure.subplots(len(named), 1, squeeze=False)[:, 0]
         for axes, (name, decoupling) in zip(rows, named, strict=True):

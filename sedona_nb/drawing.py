@@ -20,6 +20,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from sedona_nb.atomic import write_bytes, write_text
+from sedona_nb.captions import describe
 
 # The colours of Okabe and Ito, which people with any kind of colour vision tell apart.
 INK, QUIET, FAINT = "#222222", "#6b6b6b", "#c9c9c9"
@@ -141,11 +142,14 @@ def canvas_picture(canvas: FigureCanvasAgg) -> bytes:
 
 def _few_colours(picture: bytes) -> bytes:
     """A PNG with a palette of 128 colours, a third as large: notebooks are committed with their pictures."""
-    from PIL import Image
+    from PIL import Image, PngImagePlugin
 
-    buffer = BytesIO()
-    image = Image.open(BytesIO(picture)).convert("RGB")
-    image.quantize(128, dither=Image.Dither.NONE).save(buffer, "png", optimize=True)
+    buffer, words = BytesIO(), PngImagePlugin.PngInfo()
+    image = Image.open(BytesIO(picture))
+    for key, text in image.text.items():
+        words.add_itxt(key, text)
+    palette = image.convert("RGB").quantize(128, dither=Image.Dither.NONE)
+    palette.save(buffer, "png", optimize=True, pnginfo=words)
     return buffer.getvalue()
 
 
@@ -165,9 +169,25 @@ def drawing(width: float, height: float, title: str = "", note: str = "") -> Ite
         if title:
             figure.suptitle(title, x=0.01, ha="left", fontsize=10.5, fontweight="bold")
         if note:
-            lines = [textwrap.fill(line, int(16 * width)) for line in note.splitlines()]  # 16 letters an inch
-            figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=7.5, color=QUIET)
+            _small_print(figure, note)
         yield figure
+
+
+def add_note(figure: Figure, note: str) -> None:
+    """More small print below a figure, which grows by it."""
+    with in_style():
+        width, height = figure.get_size_inches()
+        before = figure.get_supxlabel()
+        added = _small_print(figure, f"{before}\n{note}" if before else note) - len(before.splitlines())
+        figure.set_size_inches(width, height + 0.14 * added)
+
+
+def _small_print(figure: Figure, note: str) -> int:
+    """Replace the small print; the number of its lines."""
+    letters = int(16 * figure.get_size_inches()[0])  # 16 an inch
+    lines = [part for line in note.splitlines() for part in textwrap.wrap(line, letters)]
+    figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=7.5, color=QUIET)
+    return len(lines)
 
 
 def save(
@@ -178,7 +198,8 @@ def save(
 ) -> list[Path]:
     """Write name.svg, name.png and, with `data` (what the figure is drawn from), name.csv; returns their paths.
 
-    Every file is replaced whole. The same figure gives the same bytes: no dates, no random ids, no versions.
+    Every file is replaced whole. The same figure gives the same bytes: no dates, no random ids, no versions. What
+    `captions.describe` says of the figure is in both pictures.
     """
     folder = Path(folder)
     paths = [write_bytes(folder / f"{name}.{kind}", _rendered(figure, kind, FILE_DPI)) for kind in ("svg", "png")]
@@ -192,5 +213,5 @@ def _rendered(figure: Figure, kind: str, dpi: int) -> bytes:
     silent = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}[kind]
     buffer = BytesIO()
     with in_style():
-        figure.savefig(buffer, format=kind, dpi=dpi, metadata=silent)
+        figure.savefig(buffer, format=kind, dpi=dpi, metadata=silent | {"Description": describe(figure)})
     return buffer.getvalue()

@@ -69,7 +69,7 @@ def cut_to_scale(costs: LayerCosts, cut: Decoupling, quantity: str = "operations
             Patch(facecolor=HEAD_COLOURS[head], edgecolor=INK, linewidth=0.5, label=label(head)) for head in used
         ]
         swatches.append(Patch(facecolor=CLASSIFIER, edgecolor=INK, linewidth=0.5, label="classifier"))
-        figure.legend(handles=swatches, loc="outside lower left", ncols=len(swatches), handlelength=1.2)
+        figure.legend(handles=swatches, loc="outside upper right", ncols=len(swatches), handlelength=1.2)
     return figure
 
 
@@ -136,13 +136,16 @@ def search_at_step(result: SearchResult, step: int, cut: Decoupling) -> Figure:
         )
         lines.axvline(step, color=INK, linewidth=0.8, linestyle=":")
         lines.set(
-            xlabel="outer step", ylabel=r"$\bar{\alpha}_1$", title="So far, a line a layer", xlim=(0, max(last, 1))
+            xlabel="outer step",
+            ylabel=r"share of own loss $\bar{\alpha}_1$",
+            title="So far, a line a layer",
+            xlim=(0, max(last, 1)),
         )
         places = np.arange(1, layers + 1)
         chosen = [VERMILLION if layer in cut.splits else FAINT for layer in places]
         now.bar(places, local[step] - 0.5, bottom=0.5, color=chosen)
         now.axhline(0.5, color=QUIET, linewidth=0.9)
-        now.set(xlabel="layer", title=f"After step {step}: cuts in orange")
+        now.set(xlabel="layer", ylabel=r"$\bar{\alpha}_1$", title=f"After step {step}: cuts in orange")
         for axes in (lines, now):
             axes.set_ylim(1 - edges, edges)
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
@@ -150,7 +153,7 @@ def search_at_step(result: SearchResult, step: int, cut: Decoupling) -> Figure:
         for column, head in enumerate(HEADS):
             mix.bar(places, heads[:, column], bottom=foot, color=HEAD_COLOURS[head], label=label(head), width=0.9)
             foot += heads[:, column]
-        mix.set(xlabel="layer", title="Shares of the heads", ylim=(0, 1))
+        mix.set(xlabel="layer", ylabel=r"share $\bar{\beta}$", title="Shares of the heads", ylim=(0, 1))
         mix.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
         mix.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), handlelength=1.0, reverse=True)
         row = figure.add_subplot(grid[1, :])

@@ -29,7 +29,7 @@ CAPTION = (
     "A search in a process of its own. Left: error on held-out pictures while all heads pretrain. Middle: "
     "validation loss of each outer step. Right: each layer's share of the local gradient now, from one half, "
     "where it starts. Pause waits at a step, stop ends the process; both keep what was done, and continue goes on "
-    "from there, also after the process was killed."
+    "from there, also after the process was killed. Drawn from what it has recorded so far."
 )
 
 
@@ -51,7 +51,7 @@ def live_search(
         SedonaError: a damaged folder.
     """
     if progress.headless():
-        return panels.static(views.live(steering.status(folder)))
+        return panels.static(views.live(steering.status(folder)), CAPTION)
     return _panel(Path(folder).absolute(), spec, str(data), str(device))
 
 

@@ -15,6 +15,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_BLOCKS, MOST_SLOTS = 6, 8  # that the timeline player has sliders for
+MIXTURE = (
+    "Outlines are whole gradients, fillings what the shares let through; the fillings of a layer add up to its "
+    "mixture, which is what the layer below hears, times the weight between them. Computed by hand (Eq. 4)."
+)
+SCHEDULE = (
+    "A row a block, numbers are steps, orange ticks activations on their way; right, how many slots of each queue "
+    "are taken at the cursor. A simulated schedule of given times."
+)
 
 
 def gradient_mix(shares: Sequence[float] = (0.5, 0.5)) -> Widget | Figure:
@@ -25,16 +33,12 @@ def gradient_mix(shares: Sequence[float] = (0.5, 0.5)) -> Widget | Figure:
     """
     first = views.gradient_mix(shares)
     if progress.headless():
-        return panels.static(first)
+        return panels.static(first, MIXTURE)
     sliders = {
         f"layer_{layer}": panels.number(f"layer {layer}: share of own loss", 0.0, 1.0, share, 0.05)
         for layer, share in enumerate(shares, 1)
     }
-    caption = (
-        "Outlines are whole gradients, fillings what the shares let through; the fillings of a layer add up to "
-        "its mixture, which is what the layer below hears, times the weight between them."
-    )
-    return panels.follow(lambda **values: views.gradient_mix(tuple(values.values())), sliders, caption)
+    return panels.follow(lambda **values: views.gradient_mix(tuple(values.values())), sliders, MIXTURE)
 
 
 def timeline_player(
@@ -71,7 +75,7 @@ def timeline_player(
     if progress.headless():
         blocks = playback.blocks_of(times, seconds[:num_blocks])
         end = max(span.end for span in schedule.asynchronous(blocks, playback.STEPS, depth))
-        return panels.static(views.pipeline(blocks, depth, percent / 100 * end))
+        return panels.static(views.pipeline(blocks, depth, percent / 100 * end), SCHEDULE)
     from ipywidgets import HBox, Play, jslink
 
     costs = {
@@ -94,8 +98,4 @@ def timeline_player(
     controls["num_blocks"].observe(show_costs, "value")
     show_costs()
     rows = [controls["num_blocks"], controls["depth"], *costs.values(), HBox([controls["percent"], play])]
-    caption = (
-        "A row a block, numbers are steps, orange ticks activations on their way. The play button moves the "
-        "cursor; right, how many slots of each queue are taken at that moment."
-    )
-    return panels.follow(look, controls, caption, rows)
+    return panels.follow(look, controls, f"{SCHEDULE} The play button moves the cursor.", rows)

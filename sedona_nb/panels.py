@@ -1,7 +1,7 @@
 """What every widget is made of: controls, a picture that follows them, words; and its twin where nobody can slide.
 
     panel = panels.follow(look, {"num_blocks": slider}, caption)   # look(num_blocks=4) -> View
-    panels.static(look(num_blocks=4))                              # prints the words, returns the figure
+    panels.static(look(num_blocks=4), caption)                     # prints the words, returns the figure
 
 The picture is one image whose bytes are replaced: nothing is cleared, so nothing flickers.
 """
@@ -9,6 +9,7 @@ The picture is one image whose bytes are replaced: nothing is cleared, so nothin
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,8 +17,9 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sedona_nb.drawing import ONE_AT_A_TIME, SCREEN_DPI, screen_picture
+from sedona_nb.drawing import ONE_AT_A_TIME, SCREEN_DPI, add_note, screen_picture
 from sedona_nb.errors import SedonaError
+from sedona_nb.wrapping import say
 
 if TYPE_CHECKING:
     from ipywidgets import HTML, Image, VBox, Widget
@@ -50,11 +52,13 @@ class View:
 Look = Callable[..., View]
 
 
-def static(view: View) -> Figure:
-    """The twin of a widget: its words and its table are printed, its figure is returned."""
-    print(*view.words, sep="\n")
+def static(view: View, caption: str = "") -> Figure:
+    """The twin of a widget: its words and its table are printed, its figure is returned with the caption in it."""
+    say(*view.words)
     if view.table is not None:
         print(view.table.to_string(index=False))
+    if caption:
+        add_note(view.figure, caption)
     return view.figure
 
 
@@ -97,7 +101,13 @@ def show(view: View, picture: Image, words: HTML, table: HTML) -> None:
     picture.value = view.png()
     words.value = paragraphs(view.words)
     rows = view.table
-    table.value = "" if rows is None else rows.to_html(index=False, border=0, col_space=90, justify="left")
+    table.value = "" if rows is None else aligned(rows)
+
+
+def aligned(rows: pd.DataFrame) -> str:
+    """A table as HTML, headers over their columns and room between them, whatever the page's own style is."""
+    style = "text-align:left;padding:3px 24px 3px 0;white-space:nowrap"
+    return re.sub(r"<(th|td)\b[^>]*>", rf'<\1 style="{style}">', rows.to_html(index=False, border=0))
 
 
 def image() -> Image:

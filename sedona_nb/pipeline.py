@@ -95,6 +95,7 @@ def train(
         finally:  # whoever was ended while it wrote
             for part in Path(folder).glob("block-*/.*.part"):
                 part.unlink(missing_ok=True)
+        bar.update(spec.train.steps - bar.count)  # a run that was over has no step to report
     return outcome_from_json((Path(folder) / "outcome.json").read_text(encoding="utf-8"))
 
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from ipywidgets import Widget
     from matplotlib.figure import Figure
 
+ERRORS = "A line a method; only what has a record is drawn."
+
 
 def error_against_k(
     network: str = "vgg19",
@@ -49,7 +51,7 @@ def error_against_k(
 
     boxes = {method: method in methods for method in errors_by_k.METHODS}
     if progress.headless():
-        return panels.static(look(network, protocol, **boxes))
+        return panels.static(look(network, protocol, **boxes), ERRORS)
     from ipywidgets import Checkbox, HBox, Layout
 
     controls = {
@@ -61,5 +63,4 @@ def error_against_k(
         },
     }
     ticks = HBox([controls[method] for method in boxes], layout=Layout(flex_flow="row wrap"))
-    caption = "A line a method, bars are standard deviations over seeds. Only what has a record is drawn."
-    return panels.follow(look, controls, caption, [controls["network"], controls["protocol"], ticks])
+    return panels.follow(look, controls, ERRORS, [controls["network"], controls["protocol"], ticks])

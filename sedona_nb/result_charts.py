@@ -55,13 +55,14 @@ def errors_by_blocks(table: pd.DataFrame, protocol: str = "") -> Figure:
     """Error against K, a line a variant; backprop, which has one block, is a line across; a panel a network.
 
     `table`: columns network, variant, K, paper, ours, spread, as `verdicts.side_by_side` gives them. Bars are
-    standard deviations over seeds; the paper's numbers, where it prints any, are open markers.
+    standard deviations over seeds; the paper's numbers, where it prints any, are open markers. A K without any
+    number has its place on the axis, too.
 
     Raises:
         SedonaError: a column is missing, or there is no number at all.
     """
     need(table, ("network", "variant", "K", "paper", "ours", "spread"))
-    table = table[table[["paper", "ours"]].notna().any(axis=1)]
+    asked, table = table, table[table[["paper", "ours"]].notna().any(axis=1)]
     if table.empty:
         raise SedonaError("no record and no printed number: nothing to draw")
     networks = list(dict.fromkeys(table["network"]))
@@ -70,7 +71,7 @@ def errors_by_blocks(table: pd.DataFrame, protocol: str = "") -> Figure:
         grid = figure.subplots(1, len(networks), squeeze=False)[0]
         for axes, network in zip(grid, networks, strict=True):
             part = table[table["network"] == network]
-            blocks = sorted(set(part["K"]) - {1}) or [1]
+            blocks = sorted(set(asked.loc[asked["network"] == network, "K"]) - {1}) or [1]
             for row in part[part["variant"] == "backprop"].itertuples():
                 _line_across(axes, row)
             looks = list(zip(variants, CYCLE[1:] * 9, MARKERS * 9, DASHES * 9, strict=False))

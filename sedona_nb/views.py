@@ -63,8 +63,11 @@ def _block_table(costs: LayerCosts, blocks: Sequence[block_costs.BlockCost]) -> 
     return pd.DataFrame(rows)
 
 
-def search_step(result: SearchResult, step: int, num_blocks: int) -> View:
-    """A search after one of its outer steps, and the decoupling into K blocks that it would give there."""
+def search_step(result: SearchResult, step: int, num_blocks: int, basis: str = "") -> View:
+    """A search after one of its outer steps, and the decoupling into K blocks that it would give there.
+
+    `basis`: a sentence on what was searched.
+    """
     alpha, beta = result.alpha_history[step], result.beta_history[step]
     with warnings.catch_warnings(record=True) as ties:
         warnings.simplefilter("always", TieWarning)
@@ -78,7 +81,7 @@ def search_step(result: SearchResult, step: int, num_blocks: int) -> View:
             f"{kept} of its {num_blocks - 1} cuts are among those at the end of the search: {final.splits}."
         )
     words += [f"Tie: {tie.message}." for tie in ties]
-    return View(viz.search_at_step(result, step, cut), tuple(words))
+    return View(viz.search_at_step(result, step, cut), (*words, *([basis] if basis else [])))
 
 
 def gradient_mix(shares: Sequence[float]) -> View:

@@ -32,6 +32,7 @@ from sedona_nb.exercises import readings
 from sedona_nb.exercises.verdict import WrongKind
 from sedona_nb.memory import WeightMemory
 from sedona_nb.networks import NetworkConfig
+from sedona_nb.wrapping import fold
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 LESSONS = sorted(NOTEBOOKS.glob("0*.ipynb"))
@@ -889,9 +890,9 @@ def test_what_is_taken_for_an_answer(read: Callable[[Any], Any], answer: Any, va
 def test_the_dots_ask_for_an_answer(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert exercises.check(name, ...) is None
     expected = exercises.exercise(name).expected
-    wanted = f"Exercise {name}: your turn. Put your answer in place of the dots: {expected}.\n"
-    assert capsys.readouterr().out == wanted
-    assert has_one_short_line(wanted.strip())
+    wanted = f"Exercise {name}: your turn. Put your answer in place of the dots: {expected}."
+    assert capsys.readouterr().out == fold(wanted) + "\n"
+    assert has_one_short_line(wanted)
 
 
 def test_an_unknown_exercise_is_one_line_that_lists_all() -> None:
@@ -1014,7 +1015,7 @@ def test_a_lesson_asks_three_times(path: Path) -> None:
     for name, _, cell in found:
         expected = exercises.exercise(name).expected
         assert "".join(cell["source"]) == f'answer = ...  # {expected}\nsd.exercises.check("{name}", answer)'
-        assert printed(cell) == exercises.judge(name, ...).message + "\n"
+        assert printed(cell) == fold(exercises.judge(name, ...).message) + "\n"
         assert cell["metadata"].get("tags", []) == []  # compared strictly
 
 
@@ -1039,7 +1040,7 @@ def test_solutions_end_with_the_same_checks(path: Path) -> None:
     found = checks(path.parent / "solutions" / path.name)
     assert [name for name, _, _ in found] == [name for name, _, _ in checks(path)]
     for name, _, cell in found:
-        assert printed(cell).endswith(f"Exercise {name}: right. {exercises.exercise(name).because}\n")
+        assert printed(cell).endswith(fold(f"Exercise {name}: right. {exercises.exercise(name).because}") + "\n")
 
 
 # --- Constants that take too long to compute while a person waits

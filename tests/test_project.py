@@ -23,7 +23,7 @@ CONDA_NAMES = {"torch": "pytorch"}  # PyPI name: conda-forge name, where they di
 MODULES = sorted(path.stem for path in (REPOSITORY / "sedona_nb").glob("*.py") if path.stem != "__init__")
 # These may load pandas and matplotlib; what computes may not.
 SHOWING = (
-    *("charts", "comparisons", "diagrams", "drawing", "inference_charts", "overview", "paper"),
+    *("captions", "charts", "comparisons", "diagrams", "drawing", "inference_charts", "overview", "paper"),
     *("message_charts", "record_frames", "result_charts", "speed_charts", "tables", "verdicts", "viz", "widgets"),
     *("cut_explorers", "errors_by_k", "explorer_charts", "live_panel", "mixture_charts", "model_explorers"),
     *("panels", "playback_charts", "record_explorers", "views"),

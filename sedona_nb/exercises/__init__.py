@@ -1,4 +1,4 @@
-"""Exercises that answer back: what was typed into a lesson's cell goes in, one line comes out.
+"""Exercises that answer back: what was typed into a lesson's cell goes in, a verdict comes out.
 
     sd.exercises.check("01.1", answer)      # prints whether the answer is right, else what is wrong with it
     sd.exercises.judge("01.1", answer)      # the same as a value
@@ -18,6 +18,7 @@ from typing import Any
 
 from sedona_nb.errors import choose
 from sedona_nb.exercises.verdict import Exercise, Verdict, verdict_on
+from sedona_nb.wrapping import say
 
 __all__ = ["Exercise", "Verdict", "check", "exercise", "judge", "names"]
 
@@ -25,12 +26,12 @@ LESSONS, EACH = 10, 3
 
 
 def check(name: str, answer: Any = ...) -> None:
-    """Print one line about an answer: your turn (for `...`), not yet and why, or right and why.
+    """Print what there is to say about an answer: your turn (for `...`), not yet and why, or right and why.
 
     Raises:
         SedonaError: there is no exercise of that name. Whatever the answer is, nothing is raised for it.
     """
-    print(judge(name, answer).message)
+    say(judge(name, answer).message)
 
 
 def judge(name: str, answer: Any) -> Verdict:
