@@ -119,6 +119,7 @@ MODULES = (
     "drawing",
     "diagrams",
     "charts",
+    "search_charts",
     "speed_charts",
     "result_charts",
     "inference_charts",

@@ -15,7 +15,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from torch import Tensor
 
-from sedona_nb.drawing import BLUE, CYCLE, FAINT, INK, ORANGE, QUIET, drawing, label
+from sedona_nb.drawing import BLUE, CYCLE, FAINT, INK, ORANGE, QUIET, drawing, label, need
 from sedona_nb.errors import SedonaError
 
 SOURCE_COLOURS = (QUIET, FAINT, ORANGE, BLUE)  # of `search_costs`: the paper's grey, ours not
@@ -30,7 +30,7 @@ def cost_bars(table: pd.DataFrame) -> Figure:
     Raises:
         SedonaError: a column is missing, a quantity unknown, or a cost not positive.
     """
-    _need(table, ("head", "quantity", "paper", "ours"))
+    need(table, ("head", "quantity", "paper", "ours"), or_empty=True)
     if not set(table["quantity"]) <= set(COST_PANELS) or not (table[["paper", "ours"]] > 0).all(axis=None):
         raise SedonaError(f"quantities are {', '.join(COST_PANELS)}, and every cost is above 0")
     panels = [name for name in COST_PANELS if name in set(table["quantity"])]
@@ -72,7 +72,7 @@ def search_costs(table: pd.DataFrame, protocol: str = "") -> Figure:
     Raises:
         SedonaError: a column is missing, or more than four sources.
     """
-    _need(table, ("variant", "source", "pretraining", "outer"))
+    need(table, ("variant", "source", "pretraining", "outer"), or_empty=True)
     sources, variants = (list(dict.fromkeys(table[column])) for column in ("source", "variant"))
     if len(sources) > len(SOURCE_COLOURS):
         raise SedonaError(f"{len(sources)} sources; allowed: 1 to {len(SOURCE_COLOURS)}")
@@ -109,7 +109,7 @@ def cost_ratios(table: pd.DataFrame, protocol: str = "") -> Figure:
     Raises:
         SedonaError: a column is missing, or a ratio is not positive.
     """
-    _need(table, ("network", "quantity", "ratio"))
+    need(table, ("network", "quantity", "ratio"), or_empty=True)
     if not (table["ratio"] > 0).all():
         raise SedonaError("ratios must be above 0 for a logarithmic axis")
     networks = list(dict.fromkeys(table["network"]))
@@ -141,12 +141,6 @@ def _plain_ticks(axes: Axes, values: Sequence[float]) -> None:
     axes.set_yticks([value for value in values if low <= value <= high])
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
-
-
-def _need(table: pd.DataFrame, columns: Sequence[str]) -> None:
-    missing = [column for column in columns if column not in table]
-    if missing:
-        raise SedonaError(f"table has no column {', '.join(missing)}; it needs {', '.join(columns)}")
 
 
 def learned_sizes(

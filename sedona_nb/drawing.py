@@ -21,11 +21,13 @@ from matplotlib.figure import Figure
 
 from sedona_nb.atomic import write_bytes, write_text
 from sedona_nb.captions import describe
+from sedona_nb.errors import SedonaError
 
 # The colours of Okabe and Ito, which people with any kind of colour vision tell apart.
 INK, QUIET, FAINT = "#222222", "#6b6b6b", "#c9c9c9"
 BLUE, VERMILLION, GREEN, ORANGE, SKY, PURPLE = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9", "#CC79A7"
 CYCLE = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, INK)
+DASHES = ("-", "--", "-.", (0, (1, 1)), (0, (6, 1)), (0, (3, 1, 1, 1, 1, 1)), ":")
 GRADIENT = VERMILLION  # the backward direction, wherever one is drawn
 # Heads from shallow to deep: from light to dark, so that order survives a black-and-white printer.
 HEAD_COLOURS = {
@@ -188,6 +190,19 @@ def _small_print(figure: Figure, note: str) -> int:
     lines = [part for line in note.splitlines() for part in textwrap.wrap(line, letters)]
     figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=7.5, color=QUIET)
     return len(lines)
+
+
+def need(table: pd.DataFrame, columns: Sequence[str], what: str = "table", or_empty: bool = False) -> None:
+    """Refuse a table that lacks a column, or has no row unless `or_empty`: never a plot of nothing.
+
+    Raises:
+        SedonaError: which.
+    """
+    missing = [column for column in columns if column not in table]
+    if missing:
+        raise SedonaError(f"{what} has no column {', '.join(missing)}; it needs {', '.join(columns)}")
+    if table.empty and not or_empty:
+        raise SedonaError("no record: nothing to draw")
 
 
 def save(

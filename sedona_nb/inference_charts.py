@@ -13,10 +13,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from sedona_nb.charts import DASHES
-from sedona_nb.drawing import BLUE, CYCLE, INK, QUIET, drawing, label
+from sedona_nb.drawing import BLUE, CYCLE, DASHES, INK, QUIET, drawing, label, need
 from sedona_nb.errors import SedonaError
-from sedona_nb.result_charts import MARKERS, need
+from sedona_nb.result_charts import MARKERS
 
 
 def intervals(table: pd.DataFrame, measure: str, protocol: str = "") -> Figure:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sedona_nb.charts import DASHES
-from sedona_nb.drawing import CYCLE, QUIET, drawing, label
+from sedona_nb.drawing import CYCLE, DASHES, QUIET, drawing, label, need
 from sedona_nb.errors import SedonaError
-from sedona_nb.result_charts import MARKERS, need
+from sedona_nb.result_charts import MARKERS
 
 
 def bound_along(table: pd.DataFrame, loss: float, note: str = "") -> Figure:

@@ -14,8 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from sedona_nb.charts import DASHES
-from sedona_nb.drawing import BLUE, CYCLE, INK, QUIET, VERMILLION, drawing, label
+from sedona_nb.drawing import BLUE, CYCLE, DASHES, INK, QUIET, VERMILLION, drawing, label, need
 from sedona_nb.errors import SedonaError
 
 MARKERS = "osD^vPX"
@@ -207,16 +206,3 @@ def _line_across(axes: Axes, row: object) -> None:
             axes.axhspan(row.ours - row.spread, row.ours + row.spread, color=BLUE, alpha=0.12, linewidth=0)
     if not np.isnan(row.paper):
         axes.axhline(row.paper, color=BLUE, linewidth=0.7, linestyle="--", label=f"{label('backprop')}, paper")
-
-
-def need(table: pd.DataFrame, columns: Sequence[str]) -> None:
-    """Refuse a table that lacks a column or has no row: never a plot of nothing.
-
-    Raises:
-        SedonaError: which.
-    """
-    missing = [column for column in columns if column not in table]
-    if missing:
-        raise SedonaError(f"table has no column {', '.join(missing)}; it needs {', '.join(columns)}")
-    if table.empty:
-        raise SedonaError("no record: nothing to draw")

@@ -3,15 +3,7 @@
 `save(figure, name, folder, data)` keeps one as SVG and PNG beside the CSV that it is drawn from.
 """
 
-from sedona_nb.charts import (
-    alpha_bars,
-    configuration_counts,
-    depth_profile,
-    method_bars,
-    search_history,
-    training_curves,
-    unroll_costs,
-)
+from sedona_nb.charts import configuration_counts, method_bars, training_curves
 from sedona_nb.comparisons import cost_bars, cost_ratios, learned_sizes, search_costs, searches_compared
 from sedona_nb.diagrams import backward_graphs, decoupling_diagram, search_space
 from sedona_nb.drawing import Drawing, drawing, label, save, screen_picture
@@ -27,6 +19,7 @@ from sedona_nb.result_charts import (
     generalization,
     seed_curves,
 )
+from sedona_nb.search_charts import alpha_bars, depth_profile, search_history, unroll_costs
 from sedona_nb.speed_charts import front, gantt
 
 __all__ = [

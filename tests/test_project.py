@@ -24,9 +24,9 @@ MODULES = sorted(path.stem for path in (REPOSITORY / "sedona_nb").glob("*.py") i
 # These may load pandas and matplotlib; what computes may not.
 SHOWING = (
     *("captions", "charts", "comparisons", "diagrams", "drawing", "inference_charts", "overview", "paper"),
-    *("message_charts", "record_frames", "result_charts", "speed_charts", "tables", "verdicts", "viz", "widgets"),
+    *("message_charts", "record_frames", "result_charts", "search_charts", "speed_charts", "tables", "verdicts"),
     *("cut_explorers", "errors_by_k", "explorer_charts", "live_panel", "mixture_charts", "model_explorers"),
-    *("panels", "playback_charts", "record_explorers", "views"),
+    *("panels", "playback_charts", "record_explorers", "views", "viz", "widgets"),
 )
 PICTURES = ("image/png", "image/jpeg")
 MACHINE_PATH = re.compile(r"(?<![\w.-])/(?:home|root|Users|tmp|work|mnt|opt|private|var)/\w|file:/{2}")
