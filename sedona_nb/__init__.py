@@ -116,6 +116,7 @@ MODULES = (
     "overview",
     "badges",
     "captions",
+    "backgrounds",
     "drawing",
     "diagrams",
     "charts",

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch, Patch, Rectangle
+from matplotlib.patches import FancyBboxPatch, Patch
 
 from sedona_nb.decoupling import Decoupling, count_configurations
 from sedona_nb.drawing import FAINT, GRADIENT, HEAD_COLOURS, INK, QUIET, drawing, label
@@ -180,26 +181,35 @@ def decoupling_diagram(decouplings: Decoupling | Sequence[Decoupling] | Mapping[
 
 
 def decoupling_row(axes: Axes, decoupling: Decoupling) -> None:
-    """Boxes for layers and slabs for heads: a row of `decoupling_diagram`, in axes whose x counts layers."""
+    """Boxes for layers and slabs for heads: a row of `decoupling_diagram`, in axes whose x counts layers.
+
+    One collection for all of them: hundreds of single rectangles would take as long as all the rest.
+    """
+    boxes: list[tuple[float, float, float, float]] = []  # left, foot, width, height
+    looks: list[tuple[str, str, float]] = []  # fill, edge, width of the edge
     for number, (first, last) in enumerate(decoupling.blocks):
         for layer in range(
             first, last + 1
         ):  # a layer has the same place in every row; only the edges of blocks give
             left, right = layer - 0.5 + GAP * (layer == first), layer + 0.5 - GAP * (layer == last)
             tint = BLOCK_TINTS[number % 2]
-            axes.add_patch(Rectangle((left, 0), right - left, 0.8, facecolor=tint, edgecolor=QUIET, linewidth=0.6))
+            boxes.append((left, 0.0, right - left, 0.8))
+            looks.append((tint, QUIET, 0.6))
         final = last == decoupling.num_layers
         head = "classifier" if final else decoupling.heads[number]
         slabs = int(head[-1]) if head in HEADS else 1
         for slab in range(slabs):
             fill = CLASSIFIER if final else HEAD_COLOURS[head]
-            place = (last - 0.36, 0.92 + 0.3 * slab)
-            axes.add_patch(Rectangle(place, 0.72, 0.26, facecolor=fill, edgecolor=INK, linewidth=0.4))
+            boxes.append((last - 0.36, 0.92 + 0.3 * slab, 0.72, 0.26))
+            looks.append((fill, INK, 0.4))
         size = 7 if decoupling.num_layers > 20 else 8
         labels = {first, last} if last - first > 1 else {last}
         for layer in labels:
             weight = "bold" if layer == last and not final else "normal"
             axes.text(layer, -0.18, str(layer), ha="center", va="top", fontsize=size, weight=weight)
+    corners = [[(x, y), (x + w, y), (x + w, y + h), (x, y + h)] for x, y, w, h in boxes]
+    fills, edges, lines = zip(*looks, strict=True)
+    axes.add_collection(PolyCollection(corners, facecolors=fills, edgecolors=edges, linewidths=lines))
 
 
 def _box(left: float, bottom: float, width: float, height: float, fill: str, edge: str = INK) -> FancyBboxPatch:

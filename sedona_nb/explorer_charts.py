@@ -64,7 +64,7 @@ def cut_to_scale(costs: LayerCosts, cut: Decoupling, quantity: str = "operations
             _block(axes, one, number, left, sizes, quantity, whole)
             left = right + gap
         axes.set(xlim=(-0.005 * whole, max(left, axes.dataLim.x1) + 0.005 * whole), ylim=(-0.55, 1.65))
-        axes.set_title(f"{label(costs.form.network.name)} in {cut.num_blocks} blocks; width: {TITLES[quantity]}")
+        axes.set_title(f"{label(costs.form.network.name)} in blocks; width: {TITLES[quantity]}")
         swatches = [
             Patch(facecolor=HEAD_COLOURS[head], edgecolor=INK, linewidth=0.5, label=label(head)) for head in used
         ]
@@ -121,11 +121,8 @@ def search_at_step(result: SearchResult, step: int, cut: Decoupling) -> Figure:
     heads = result.beta_history[step].double().softmax(1).numpy()  # (L-1, M)
     edges = 0.5 + 1.1 * np.abs(local - 0.5).max()  # the same axis at every step
     with drawing(7.6, 4.4) as figure:
-        upper, lower = figure.subplots(2, 3, height_ratios=(2.4, 1.2))
-        grid = lower[0].get_gridspec()
-        for axes in lower:
-            axes.remove()
-        lines, now, mix = upper
+        grid = figure.add_gridspec(2, 3, height_ratios=(2.4, 1.2))
+        lines, now, mix = (figure.add_subplot(grid[0, column]) for column in range(3))
         colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.95, layers))
         steps = np.arange(last + 1)
         whole = [np.column_stack([steps, local[:, layer]]) for layer in range(layers)]
@@ -145,7 +142,7 @@ def search_at_step(result: SearchResult, step: int, cut: Decoupling) -> Figure:
         chosen = [VERMILLION if layer in cut.splits else FAINT for layer in places]
         now.bar(places, local[step] - 0.5, bottom=0.5, color=chosen)
         now.axhline(0.5, color=QUIET, linewidth=0.9)
-        now.set(xlabel="layer", ylabel=r"$\bar{\alpha}_1$", title=f"After step {step}: cuts in orange")
+        now.set(xlabel="layer", ylabel=r"$\bar{\alpha}_1$", title="Now; cuts in orange")
         for axes in (lines, now):
             axes.set_ylim(1 - edges, edges)
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
@@ -158,7 +155,7 @@ def search_at_step(result: SearchResult, step: int, cut: Decoupling) -> Figure:
         mix.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), handlelength=1.0, reverse=True)
         row = figure.add_subplot(grid[1, :])
         row.set(xlim=(0.2, cut.num_layers + 0.8), ylim=(-0.75, 2.25))
-        row.set_title(f"The decoupling that this gives, K = {cut.num_blocks}", fontsize=9)
+        row.set_title("The decoupling that this gives", fontsize=9)
         row.axis("off")
         decoupling_row(row, cut)
     return figure

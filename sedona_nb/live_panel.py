@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from sedona_nb import live_search as steering
 from sedona_nb import panels, progress, views
+from sedona_nb.backgrounds import Backgrounds
 from sedona_nb.drawing import ONE_AT_A_TIME
 from sedona_nb.errors import SedonaError
 from sedona_nb.live_folder import AT_REST, Status
@@ -60,6 +61,7 @@ def _panel(folder: Path, spec: SearchSpec | None, data: str, device: str) -> VBo
     from ipywidgets import HBox, VBox
 
     picture, words, table = panels.image(), panels.text(), panels.text()
+    backgrounds = Backgrounds()
     seen: list[Status] = []
 
     def refresh() -> None:
@@ -68,7 +70,7 @@ def _panel(folder: Path, spec: SearchSpec | None, data: str, device: str) -> VBo
             if seen and seen[-1] == now:
                 return
             seen[:] = [now]
-            panels.show(views.live(now), picture, words, table)
+            panels.show(views.live(now), picture, words, table, backgrounds)
             for name, button in buttons.items():
                 button.disabled = not allowed(name, now, spec is not None)
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sedona_nb import panels, playback, progress, schedule, views, viz
+from sedona_nb.backgrounds import Backgrounds
 from sedona_nb.errors import SedonaError
 from sedona_nb.panels import View
 from sedona_nb.schedule import BlockTimes
@@ -60,13 +61,14 @@ def timeline_player(
         allowed = f"num_blocks 1..{MOST_BLOCKS}, depth 1..{MOST_SLOTS}, percent 0..100"
         raise SedonaError(f"num_blocks {num_blocks}, depth {depth}, percent {percent}; allowed: {allowed}")
     seconds = [times[min(k, len(times) - 1)].training for k in range(MOST_BLOCKS)]
+    backgrounds = Backgrounds()
     painted: dict[tuple, tuple] = {}  # the last schedule, so that a move of the cursor paints the cursor alone
 
     def look(num_blocks: int, depth: int, percent: int, **costs: float) -> View:
         key = (num_blocks, depth, tuple(costs.values())[:num_blocks])
         if key not in painted:
             blocks = playback.blocks_of(times, [cost / 1000 for cost in key[2]])
-            chart = viz.PlaybackChart(schedule.asynchronous(blocks, playback.STEPS, depth), depth)
+            chart = viz.PlaybackChart(schedule.asynchronous(blocks, playback.STEPS, depth), depth, backgrounds)
             painted.clear()
             painted[key] = blocks, chart
         blocks, chart = painted[key]
@@ -78,6 +80,8 @@ def timeline_player(
         return panels.static(views.pipeline(blocks, depth, percent / 100 * end), SCHEDULE)
     from ipywidgets import HBox, Play, jslink
 
+    for count in range(1, MOST_BLOCKS + 1):  # laid out now, so that no move has to wait for it
+        look(count, depth, 0, **{f"cost_{k + 1}": 1000 * seconds[k] for k in range(MOST_BLOCKS)})
     costs = {
         f"cost_{k + 1}": panels.number(f"block {k + 1}: ms a step", 10.0, 300.0, round(1000 * seconds[k]), 1.0)
         for k in range(MOST_BLOCKS)

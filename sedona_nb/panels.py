@@ -8,15 +8,18 @@ The picture is one image whose bytes are replaced: nothing is cleared, so nothin
 
 from __future__ import annotations
 
+import gc
 import html
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pandas as pd
 from matplotlib.figure import Figure
 
+from sedona_nb.backgrounds import Backgrounds
 from sedona_nb.drawing import ONE_AT_A_TIME, SCREEN_DPI, add_note, screen_picture
 from sedona_nb.errors import SedonaError
 from sedona_nb.wrapping import say
@@ -44,9 +47,9 @@ class View:
     table: pd.DataFrame | None = None
     picture: bytes | None = None
 
-    def png(self) -> bytes:
-        """The picture to be shown."""
-        return self.picture or screen_picture(self.figure)
+    def png(self, backgrounds: Backgrounds | None = None) -> bytes:
+        """The picture to be shown; `backgrounds`: of the widget's figures so far."""
+        return self.picture or screen_picture(self.figure, backgrounds)
 
 
 Look = Callable[..., View]
@@ -78,15 +81,19 @@ def follow(look: Look, controls: Mapping[str, Widget], caption: str, rows: Seque
     from ipywidgets import VBox
 
     picture, words, table = image(), text(), text()
+    backgrounds = Backgrounds()
+
+    def draw() -> None:
+        try:
+            view = look(**{name: control.value for name, control in controls.items()})
+        except SedonaError as error:
+            words.value = paragraphs([str(error)])
+            return
+        show(view, picture, words, table, backgrounds)
 
     def redraw(_: object = None) -> None:
-        with ONE_AT_A_TIME:  # two controls may call from two threads: whoever comes last sees the values of both
-            try:
-                view = look(**{name: control.value for name, control in controls.items()})
-            except SedonaError as error:
-                words.value = paragraphs([str(error)])
-                return
-            show(view, picture, words, table)
+        with ONE_AT_A_TIME, own_garbage():  # two threads may call: whoever comes last sees all values as they are
+            draw()
 
     for control in controls.values():
         control.observe(redraw, "value")
@@ -94,11 +101,29 @@ def follow(look: Look, controls: Mapping[str, Widget], caption: str, rows: Seque
     return VBox([*(rows or controls.values()), picture, words, table, text(paragraphs([caption], quiet=True))])
 
 
-def show(view: View, picture: Image, words: HTML, table: HTML) -> None:
-    """Put a view into its places; what is as it was is not sent again."""
+@contextmanager
+def own_garbage() -> Iterator[None]:
+    """Take away what was made inside and is no longer used, and nothing else.
+
+    A figure is thousands of objects in circles. Python's collector would find them later, among millions that are
+    PyTorch's, and every tenth move of a slider would wait for it a quarter of a second. Right away they are few.
+    """
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.collect(0)
+        gc.enable()
+
+
+def show(view: View, picture: Image, words: HTML, table: HTML, backgrounds: Backgrounds) -> None:
+    """Put a view into its places, on the background of figures like it; what is as it was is not sent again."""
     width = round(view.figure.get_size_inches()[0] * SCREEN_DPI)
     picture.layout.width = f"{width}px"
-    picture.value = view.png()
+    picture.value = view.png(backgrounds)
     words.value = paragraphs(view.words)
     rows = view.table
     table.value = "" if rows is None else aligned(rows)

@@ -13,7 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 from matplotlib.patches import Patch
 
-from sedona_nb.drawing import FAINT, INK, QUIET, SCREEN_DPI, VERMILLION, Drawing, canvas_picture, drawing, in_style
+from sedona_nb.backgrounds import Backgrounds
+from sedona_nb.drawing import FAINT, INK, LIVE_DPI, QUIET, VERMILLION, Drawing, canvas_picture, drawing, in_style
 from sedona_nb.errors import SedonaError
 from sedona_nb.playback import Moment, moment
 from sedona_nb.schedule import Span
@@ -28,12 +29,13 @@ class PlaybackChart:
     Args:
         spans: of `schedule.asynchronous`.
         depth: slots of each queue.
+        backgrounds: of charts like this one, whose layout is used again.
 
     Raises:
         SedonaError: no spans.
     """
 
-    def __init__(self, spans: Sequence[Span], depth: int):
+    def __init__(self, spans: Sequence[Span], depth: int, backgrounds: Backgrounds | None = None):
         if not spans:
             raise SedonaError("a schedule without spans; allowed: one or more")
         self.spans, self.depth = spans, depth
@@ -68,7 +70,7 @@ class PlaybackChart:
             ]
         self.figure: Drawing = figure
         self._chart, self._queues = chart, queues
-        self._ground = None
+        self._ground, self._backgrounds = None, backgrounds or Backgrounds()
 
     def at(self, time: float) -> Drawing:
         """The figure with the cursor at `time` (seconds)."""
@@ -77,12 +79,14 @@ class PlaybackChart:
         return self.figure
 
     def frame(self, time: float) -> bytes:
-        """The picture with the cursor at `time`, as PNG at twice the screen's resolution."""
+        """The picture with the cursor at `time`, as PNG at the resolution of `drawing.screen_picture`."""
         self._place(moment(self.spans, time))
         canvas = self.figure.canvas
         movable = (*self._filled, self._cursor, *self._work)
         if self._ground is None:
-            self.figure.set_dpi(2 * SCREEN_DPI)
+            self.figure.set_dpi(LIVE_DPI)
+            with in_style():
+                self._backgrounds.arrange(self.figure)
             for artist in movable:
                 artist.set_animated(True)
             canvas.draw()  # without what moves
@@ -109,6 +113,9 @@ class PlaybackChart:
 
 def _paint_spans(axes: Axes, spans: Sequence[Span], end: float) -> None:
     """One collection a kind of work: hundreds of single boxes would take seconds."""
+    stride = max(
+        1, (1 + max(span.worker for span in spans)) // 2
+    )  # with many blocks, not every step has its number
     for kind, (colour, hatch) in LOOKS.items():
         some = [span for span in spans if span.what == kind]
         low, high = (0.37, 0.46) if kind == "send" else (-0.3, 0.34)
@@ -127,7 +134,8 @@ def _paint_spans(axes: Axes, spans: Sequence[Span], end: float) -> None:
                 PolyCollection(corners, facecolor=colour, hatch=hatch, edgecolor=edge, linewidth=0.6)
             )
         for span in some:
-            if kind in ("forward", "backward") and span.end - span.start >= NUMBERED * end:
+            numbered = kind in ("forward", "backward") and span.step % stride == 0
+            if numbered and span.end - span.start >= NUMBERED * end:
                 ink = "white" if kind == "backward" else INK
                 middle = (span.start + span.end) / 2
                 axes.text(middle, span.worker + 0.02, span.step, ha="center", va="center", fontsize=7, color=ink)

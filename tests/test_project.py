@@ -23,10 +23,11 @@ CONDA_NAMES = {"torch": "pytorch"}  # PyPI name: conda-forge name, where they di
 MODULES = sorted(path.stem for path in (REPOSITORY / "sedona_nb").glob("*.py") if path.stem != "__init__")
 # These may load pandas and matplotlib; what computes may not.
 SHOWING = (
-    *("captions", "charts", "comparisons", "diagrams", "drawing", "inference_charts", "overview", "paper"),
-    *("message_charts", "record_frames", "result_charts", "search_charts", "speed_charts", "tables", "verdicts"),
-    *("cut_explorers", "errors_by_k", "explorer_charts", "live_panel", "mixture_charts", "model_explorers"),
-    *("panels", "playback_charts", "record_explorers", "views", "viz", "widgets"),
+    *("backgrounds", "backgrounds", "captions", "charts", "comparisons", "cut_explorers", "diagrams"),
+    *("drawing", "errors_by_k", "explorer_charts", "inference_charts", "live_panel", "message_charts"),
+    *("mixture_charts", "model_explorers", "overview", "panels", "paper", "playback_charts"),
+    *("record_explorers", "record_frames", "result_charts", "search_charts", "speed_charts", "tables"),
+    *("verdicts", "views", "viz", "widgets"),
 )
 PICTURES = ("image/png", "image/jpeg")
 MACHINE_PATH = re.compile(r"(?<![\w.-])/(?:home|root|Users|tmp|work|mnt|opt|private|var)/\w|file:/{2}")

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import gc
+import io
 import itertools
+import json
+import statistics
+import subprocess
+import sys
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import matplotlib
+import numpy as np
+import PIL.Image
 import pytest
 import torch
 from ipywidgets import HTML, Button, Checkbox, Dropdown, Image, IntSlider, Play, VBox, Widget
@@ -16,6 +25,7 @@ from toys import made_record
 from sedona_nb import (
     block_costs,
     cut_sources,
+    drawing,
     errors_by_k,
     live_panel,
     panels,
@@ -29,6 +39,7 @@ from sedona_nb import (
     viz,
     widgets,
 )
+from sedona_nb.backgrounds import Backgrounds
 from sedona_nb.decoupling import Decoupling
 from sedona_nb.errors import SedonaError, TieWarning
 from sedona_nb.live_folder import AT_REST, AT_WORK, STATES, Status
@@ -396,3 +407,71 @@ def test_buttons_of_the_panel(state):
     wanted |= dict.fromkeys(AT_WORK, {"pause", "stop"}) | dict.fromkeys(set(AT_REST) - {"paused"}, {"continue"})
     assert on == wanted[state]
     assert not live_panel.allowed("start", Status("none"), has_spec=False)
+
+
+# -- what makes them quick ---------------------------------------------------------------------------------------
+
+
+ENDS = toy_chain.extremes()
+
+
+def pixels(png: bytes) -> np.ndarray:
+    return np.asarray(PIL.Image.open(io.BytesIO(png)).convert("RGB"), int)
+
+
+def test_a_background_that_was_painted_before_gives_the_same_picture(found):
+    """Reused for figures that differ inside their axes; painted anew for those that differ around them."""
+    cuts = [Decoupling.from_search(found.alpha_history[step], found.beta_history[step], 4) for step in (5, 9, 20)]
+    figures = [
+        *(lambda s=s, c=c: viz.search_at_step(found, s, c) for s, c in zip((5, 9, 20), cuts, strict=True)),
+        *(lambda k=k: viz.configuration_counts(16, 4, k) for k in (2, 9)),
+        *(lambda k=k: viz.decoupling_diagram(Decoupling.uniform(16, k)) for k in (2, 5)),
+        *(
+            lambda s=s: viz.gradient_mixture(toy_chain.mixtures(s), toy_chain.extremes())
+            for s in ((0, 1), (0.5, 0.5))
+        ),
+    ]
+    backgrounds = Backgrounds()
+    for draw in (*figures, *reversed(figures)):
+        assert viz.screen_picture(draw(), backgrounds) == viz.screen_picture(draw())
+
+
+def test_in_two_steps_a_figure_looks_as_in_one(found):
+    """Background first, inside second, against matplotlib's own order: axis lines may lie below bars."""
+    cut = Decoupling.from_search(found.alpha_history[9], found.beta_history[9], 4)
+    quick = pixels(viz.screen_picture(viz.search_at_step(found, 9, cut)))
+    figure = viz.search_at_step(found, 9, cut)
+    figure.set_dpi(drawing.LIVE_DPI)
+    figure.canvas.draw()
+    slow = pixels(drawing.canvas_picture(figure.canvas))
+    assert quick.shape == slow.shape
+    assert (np.abs(quick - slow).max(axis=2) > 40).mean() < 0.004  # edges of bars
+
+
+def test_garbage_of_a_redraw_goes_at_once():
+    figures = []
+
+    def one() -> None:
+        figure = viz.configuration_counts(16, 4, 3)
+        figures.append(weakref.ref(figure))
+        viz.screen_picture(figure)
+
+    with panels.own_garbage():
+        assert not gc.isenabled()
+        one()
+        assert figures[0]() is not None  # it is in circles: counting references does not find it
+    assert figures[0]() is None
+    assert gc.isenabled()
+
+
+@pytest.mark.alone
+def test_a_slider_redraws_within_its_bar():
+    script = REPOSITORY / "benchmarks" / "widgets.py"
+    done = subprocess.run([sys.executable, script, "--json"], capture_output=True, text=True, check=True)
+    moves = json.loads(done.stdout)
+    assert len(moves) == 7
+    for name, some in moves.items():
+        sliders = [move["ms"] for move in some if move["kind"] == "slider"]
+        if sliders:
+            assert statistics.median(sliders) < 150, name
+            assert max(sliders) < 300, name  # a neighbour may take the core for a moment
