@@ -24,7 +24,7 @@ def facts(repository: Path) -> dict[str, tuple[str, str]]:
     notebooks = [path.name for path in (repository / "notebooks").glob("*.ipynb")]
     lessons = sum(name.startswith("0") for name in notebooks)
     return {
-        "python": ("python", python.replace(">=", "≥ ")),
+        "python": ("python", f"{python.removeprefix('>=')} or newer"),
         "notebooks": ("notebooks", f"{lessons} lessons, {len(notebooks) - lessons} reproductions"),
         "exercises": ("exercises", f"{len(exercises.names())} that answer back"),
     }

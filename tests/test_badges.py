@@ -26,7 +26,7 @@ def test_facts_are_counted(tmp_path: Path) -> None:
     for name in ("00_a", "01_b", "10_c"):
         (tmp_path / "notebooks" / f"{name}.ipynb").write_text("{}")
     facts = badges.facts(tmp_path)
-    assert facts["python"] == ("python", "≥ 3.9")
+    assert facts["python"] == ("python", "3.9 or newer")
     assert facts["notebooks"] == ("notebooks", "2 lessons, 1 reproductions")
     assert facts["exercises"][1].startswith(f"{len(exercises.names())} ")
 

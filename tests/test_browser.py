@@ -243,6 +243,36 @@ def test_an_exercise_answers_a_wrong_and_a_right_answer(browser: Chromium) -> No
         notebook.close()
 
 
+LIVE = """
+import sedona_nb as sd
+cfg = sd.profiles.load("smoke", data="digits")
+spec = sd.methods.search_spec(cfg, sd.data.load(cfg.data), 0)
+sd.widgets.live_search(sd.places.home() / "live", spec, cfg.data)
+"""
+
+
+def test_a_search_goes_on_without_its_tab_and_kernel(browser: Chromium, folder: Path) -> None:
+    write_notebook(folder / "lab" / "repository" / "notebooks" / "live.ipynb", LIVE)
+
+    def opened() -> lab.Control:
+        notebook = Notebook(browser, "notebooks/live.ipynb")
+        notebook.start()
+        assert notebook.finish() == []
+        return next(control for control in notebook.controls() if control.label == "start")
+
+    start = opened()
+    assert "There is no search in this folder yet." in start.look()["words"]
+    start.press(" ")
+    chromium.wait_until(lambda: "Pretraining" in start.look()["words"], "the search to begin", lab.START)
+    assert "Done" not in start.look()["words"]
+    start.notebook.close()  # the kernel that started it is gone, too
+    seen = opened()
+    chromium.wait_until(lambda: "Done: pretraining 24 of 24" in seen.look()["words"], "its end", lab.RUN)
+    seen.notebook.screenshot(SHOTS, "found again", seen.cell)
+    assert seen.notebook.errors() == []
+    seen.notebook.close()
+
+
 KEPT_OPEN = """
 import sys, time
 from pathlib import Path
