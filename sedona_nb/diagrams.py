@@ -24,7 +24,7 @@ def backward_graphs() -> Figure:
     """Figure 1 in our own drawing: the backward graph of (a) backpropagation and (b) greedy blocks with K = 2."""
     note = (
         "Drawing. Grey: forward pass. Orange: error gradient. In (b) the activation passes to block 2, "
-        "its gradient does not come back:\n"
+        "its gradient does not come back: "
         "block 1 updates as soon as its own head has spoken, while block 2 is still at work."
     )
     with drawing(7.6, 3.55, note=note) as figure:
@@ -102,7 +102,7 @@ def search_space(
     count = count_configurations(num_layers, num_blocks, num_heads)
     title = f"One of {count:,} configurations: L = {num_layers}, K = {num_blocks}, M = {num_heads}"
     note = (
-        "Drawing. Orange: the error gradient. alpha decides at every layer but the last whether it comes\n"
+        "Drawing. Orange: the error gradient. alpha decides at every layer but the last whether it comes "
         "from the layer above or from a head; beta decides from which head. Dashed grey: choices not taken."
     )
     step, rise, lowest = STEP, 0.62, 1.5
