@@ -139,7 +139,8 @@ def trajectory_scrubber(
         step: to begin with; default: the end of the search.
 
     Raises:
-        SedonaError: K outside 1..L, no such step, or no record of a search where one is asked for.
+        SedonaError: an empty result, one of a single layer, K outside 1..L, no such step, or no record of a search
+            where one is asked for.
     """
     if result is None:
         record = cut_sources.search_of("vgg19", cut_sources.searches(RunStore(home() / "results")))
@@ -149,6 +150,11 @@ def trajectory_scrubber(
         basis = f"Searched once, seed {record.spec.seed}: {records.protocol(record.spec)}."
     else:
         basis = ""
+    if 0 in result.alpha_history.shape:
+        states, layers, _ = result.alpha_history.shape
+        raise SedonaError(
+            f"a search result of {states} states and {layers} decisions; allowed: at least 1 of each"
+        )
     last, num_layers = len(result.outer_losses), len(result.alpha) + 1
     step = last if step is None else step
     if not 0 <= step <= last:

@@ -119,7 +119,7 @@ def search_at_step(result: SearchResult, step: int, cut: Decoupling) -> Figure:
         raise SedonaError(f"a decoupling of {cut.num_layers} layers; allowed: of {layers + 1}, as the search")
     local = result.alpha_history.double().softmax(2)[..., 0].numpy()  # (S+1, L-1)
     heads = result.beta_history[step].double().softmax(1).numpy()  # (L-1, M)
-    edges = 0.5 + 1.1 * np.abs(local - 0.5).max()  # the same axis at every step
+    edges = 0.5 + max(0.01, 1.1 * np.abs(local - 0.5).max())  # the same axis at every step
     with drawing(7.6, 4.4) as figure:
         grid = figure.add_gridspec(2, 3, height_ratios=(2.4, 1.2))
         lines, now, mix = (figure.add_subplot(grid[0, column]) for column in range(3))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import io
 import itertools
@@ -9,6 +10,7 @@ import json
 import statistics
 import subprocess
 import sys
+import warnings
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -338,6 +340,37 @@ def test_points_come_from_records_alone(tmp_path):
     assert "dgl (K = 2, 4, 12, 16), sedona" in " ".join(points.missing)
 
 
+def cut_off(found: SearchResult, states: int | None = None, layers: int | None = None) -> SearchResult:
+    """The first states and decisions of a search."""
+    return dataclasses.replace(
+        found,
+        alpha=found.alpha[:layers],
+        beta=found.beta[:layers],
+        alpha_history=found.alpha_history[:states, :layers],
+        beta_history=found.beta_history[:states, :layers],
+        alpha_gradients=found.alpha_gradients[: states and states - 1, :layers],
+        outer_losses=found.outer_losses[: states and states - 1],
+    )
+
+
+def test_a_search_without_steps_and_a_network_of_one_layer_are_drawn(found, capsys):
+    """Nothing is decided in either."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert isinstance(widgets.trajectory_scrubber(cut_off(found, states=1), 4), Figure)
+        assert isinstance(widgets.explore_decoupling(torch.zeros(0, 2), torch.zeros(0, 4), num_blocks=1), Figure)
+        assert isinstance(widgets.explore_configurations(1, 1, 4), Figure)
+    assert "After 0 of 0 outer steps" in capsys.readouterr().out
+
+
+def test_records_of_a_foreign_format_are_named(tmp_path, interactive):
+    (tmp_path / "0123456789ab.json").write_text('{"format": 99, "kind": "training", "spec": {}}')
+    with pytest.raises(SedonaError, match="0123456789ab.json is no record: record format 99") as caught:
+        widgets.decoupling_explorer(store=RunStore(tmp_path))
+    assert len(str(caught.value).splitlines()) == 1
+    assert "no record" in words(widgets.error_against_k(store=RunStore(tmp_path)))
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -348,6 +381,9 @@ def test_points_come_from_records_alone(tmp_path):
         lambda store, found: widgets.decoupling_explorer(quantity="colour", store=store),
         lambda store, found: widgets.trajectory_scrubber(found, 17),
         lambda store, found: widgets.trajectory_scrubber(found, 4, step=101),
+        lambda store, found: widgets.trajectory_scrubber(cut_off(found, states=0)),
+        lambda store, found: widgets.trajectory_scrubber(cut_off(found, layers=0), 1),
+        lambda store, found: widgets.explore_decoupling(torch.zeros(0, 2), torch.zeros(0, 4), num_blocks=2),
         lambda store, found: widgets.gradient_mix((0.5, 1.5)),
         lambda store, found: widgets.gradient_mix((0.5,)),
         lambda store, found: widgets.timeline_player(num_blocks=7),
