@@ -173,7 +173,7 @@ def test_a_network_of_two_blocks_learns_the_digits(name, split, one_thread):
 
 
 def test_readout_takes_the_finest_grid_that_fits():
-    x = torch.randn(2, 16, 8, 8)
+    x = torch.randn(2, 16, 8, 8, dtype=torch.float64)  # sums of 64 numbers: their order counts in float32
     for size, side in ((10_000, 8), (1024, 8), (1023, 4), (256, 4), (64, 2), (63, 1), (1, 1)):
         readout = Readout((16, 8, 8), size)
         assert (readout.rows, readout.columns, readout.latent) == (side, side, Latent(16, side * side))
