@@ -4,7 +4,7 @@
 #
 #   ./run_all.sh                  the same as small
 #   ./run_all.sh smoke            every notebook at toy size, offline: 4 minutes on 2 CPU cores
-#   ./run_all.sh small            real search and real training, every figure: 17 minutes on 2 CPU cores
+#   ./run_all.sh small            real search and real training, every figure: 21 minutes on 2 CPU cores
 #   ./run_all.sh paper            the protocol of the paper on CIFAR-10: GPUs, hours to days; go on by calling it again
 #       --data NAME               digits, cifar10, ... or the path of a folder or zip of pictures
 #       --only NN                 this notebook only; may be repeated
