@@ -5,13 +5,16 @@
 A run's seconds are its work, counted on shapes (`work`), times the seconds that a unit of it took in records made
 on the same device: the median of the records that are most like the run. Left out one after another, records of an
 otherwise idle machine are estimated within a factor of 1.4 by others of their network. A run that has to share its
-core takes longer. Where nothing like a run is recorded there is no estimate, and the text says so.
+core takes longer. Where this device has no records, those of another of its type count, a GPU's for a GPU, a CPU's
+for a CPU, and the text names it. Where nothing like a run is recorded there is no estimate, and the text says so.
 """
 
 from __future__ import annotations
 
 import math
+import re
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -27,10 +30,11 @@ from sedona_nb.records import Record, RunSpec, SearchSpec, Spec, TimingSpec, spe
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds that a run will take, and from what that is known."""
+    """Seconds that a run will take, from what that is known, and whether it is known of another device only."""
 
     seconds: float
     basis: str
+    elsewhere: bool = False
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,8 @@ class _Pace:
     spec: RunSpec | SearchSpec
     step: float  # units of one of its steps
     rate: float
+    place: str  # the device, as its record describes it
+    threads: int
 
 
 def estimate(
@@ -48,7 +54,8 @@ def estimate(
     """What `spec` will take on `device`, of which PyTorch's present number of threads is a part.
 
     Records of the same network and method count, else of the same network, else of the network whose steps are
-    most nearly as much work; always on the same device, in the same precision, searches for searches.
+    most nearly as much work; always in the same precision, searches for searches. On the same device, else on that
+    device of its type (with as many threads, if there is one) of which there are most records.
 
     Args:
         spec: of a training run or a search.
@@ -59,7 +66,7 @@ def estimate(
     Returns:
         None: no record to judge by, or sizes of the pictures that are not known.
     """
-    return _from(spec, _paces(records, device, pictures), pictures)
+    return _from(spec, _paces(records, device, pictures), device, pictures)
 
 
 def text(
@@ -89,7 +96,7 @@ def text(
     for name in grid.names:
         to_do = {spec_hash(spec): spec for spec in whole.open(name)}
         found.update(
-            {key: (spec, _from(spec, paces, pictures)) for key, spec in to_do.items() if key not in found}
+            {key: (spec, _from(spec, paces, device, pictures)) for key, spec in to_do.items() if key not in found}
         )
         lines.append(_row(name, [found[key][1] for key in to_do]))
     if len(grid.names) > 1:
@@ -97,6 +104,11 @@ def text(
     known = [one.seconds for _, one in found.values() if one is not None]
     if known:
         lines += ["", _in_all(known, workers, price), "judged by", *_bases(found.values())]
+    foreign = sum(one.elsewhere for _, one in found.values() if one is not None)
+    if foreign:
+        lines.append(
+            f"no records of this device for {_runs(foreign)}: they count as on the device named with them"
+        )
     unknown = [spec for spec, one in found.values() if one is None]
     if unknown:
         kinds = ", ".join(sorted({_kind(spec) for spec in unknown}))
@@ -122,13 +134,22 @@ def elapsed(seconds: Iterable[float], workers: int) -> float:
 
 
 def _paces(records: Iterable[Record], device: torch.device, pictures: Pictures | None) -> list[_Pace]:
-    place, paces = describe(device), []
+    paces = []
     for record in records:
         spec, origin = record.spec, record.provenance
         sizes = None if isinstance(spec, TimingSpec) else work.sizes(spec.data, pictures)
-        if sizes is not None and origin.device == place and origin.seconds > 0:
-            paces.append(_Pace(spec, work.step(spec, sizes), undisturbed(origin) / work.of(spec, sizes)))
+        if sizes is not None and re.match(rf"{device.type}\b", origin.device) and origin.seconds > 0:
+            rate = undisturbed(origin) / work.of(spec, sizes)
+            paces.append(_Pace(spec, work.step(spec, sizes), rate, origin.device, origin.threads))
     return paces
+
+
+def _nearest(paces: Sequence[_Pace], device: torch.device) -> list[_Pace]:
+    """Those of one device: of `device`, else of the one that says most about it."""
+    counts = Counter(pace.place for pace in paces)
+    here, threads = describe(device), torch.get_num_threads()
+    best = max(paces, key=lambda pace: (pace.place == here, pace.threads == threads, counts[pace.place]))
+    return [pace for pace in paces if pace.place == best.place]
 
 
 def undisturbed(origin: Provenance) -> float:
@@ -138,11 +159,12 @@ def undisturbed(origin: Provenance) -> float:
     return origin.seconds
 
 
-def _from(spec: Spec, paces: Sequence[_Pace], pictures: Pictures | None) -> Estimate | None:
+def _from(spec: Spec, paces: Sequence[_Pace], device: torch.device, pictures: Pictures | None) -> Estimate | None:
     sizes = None if isinstance(spec, TimingSpec) else work.sizes(spec.data, pictures)
     paces = [pace for pace in paces if _manner(pace.spec) == _manner(spec)]
     if sizes is None or not paces:
         return None
+    paces = _nearest(paces, device)
     same = [pace for pace in paces if pace.spec.network == spec.network]
     alike = [pace for pace in same if _method(pace.spec) == _method(spec)]
     named, scaled = _kind(spec), ""
@@ -156,7 +178,10 @@ def _from(spec: Spec, paces: Sequence[_Pace], pictures: Pictures | None) -> Esti
     chosen = alike or same
     rate = statistics.median_low(pace.rate for pace in chosen)  # other programs only ever make a run slower
     plural = "s"[: len(chosen) > 1]
-    return Estimate(rate * work.of(spec, sizes), f"{len(chosen)} record{plural} of {named}{scaled}")
+    elsewhere = chosen[0].place != describe(device)
+    place = f", made on {chosen[0].place}" if elsewhere else ""
+    basis = f"{len(chosen)} record{plural} of {named}{scaled}{place}"
+    return Estimate(rate * work.of(spec, sizes), basis, elsewhere)
 
 
 def _manner(spec: Spec) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -46,9 +47,11 @@ def on(record: Record, place: str) -> Record:
 
 
 def here(records: list[Record], count: int = 1) -> list[Record]:
-    """Those made with so many threads, as if made on this machine."""
+    """Those made with so many threads on the device that made most of them, as if it were this one."""
     torch.set_num_threads(count)
-    return [on(record, describe(CPU)) for record in records if record.provenance.threads == count]
+    made = [record for record in records if record.provenance.threads == count]
+    ((place, _),) = Counter(record.provenance.device for record in made).most_common(1)
+    return [on(record, describe(CPU)) for record in made if record.provenance.device == place]
 
 
 def without_their_own(made: list[Record], other: Callable[[Record, Record], bool]) -> dict[str, float]:
@@ -113,6 +116,39 @@ def test_the_most_similar_records_count(recorded, threads):
     # Twice as wide: four times the multiply-accumulates, twice the maps.
     seconds = [estimates.estimate(one, made, CPU).seconds for one in (spec, wider)]
     assert 2 < seconds[1] / seconds[0] < 4
+
+
+def test_another_device_of_the_same_type_counts_where_this_one_has_no_records(recorded, threads):
+    own, made = here(recorded, 1), here(recorded, 1)
+    spec = next(r.spec for r in made if getattr(r.spec, "method", "") == "dgl")
+    faster = [replace(r, provenance=replace(r.provenance, processor_seconds=None, seconds=1.0)) for r in made]
+    two = [replace(r, provenance=replace(r.provenance, threads=2)) for r in faster]
+    known = estimates.estimate(spec, own, CPU)
+    foreign = estimates.estimate(spec, [on(r, "cpu (1 thread, another)") for r in made], CPU)
+    assert not known.elsewhere
+    assert foreign.elsewhere
+    assert foreign.seconds == known.seconds
+    assert foreign.basis == f"{known.basis}, made on cpu (1 thread, another)"
+    mixed = [on(r, "cpu (1 thread, another)") for r in faster]
+    assert estimates.estimate(spec, [*mixed, *own], CPU) == known  # records of this device come first
+    others = [on(r, "cpu (2 threads, another)") for r in two]
+    chosen = estimates.estimate(spec, [*others, *others, *(on(r, "cpu (1 thread, third)") for r in made)], CPU)
+    assert chosen.seconds == known.seconds  # then as many threads
+    assert estimates.estimate(spec, [on(r, "cpux (1 thread)") for r in made], CPU) is None
+    assert estimates.estimate(spec, [on(r, "cuda:0 (another)") for r in made], CPU) is None
+
+
+def test_the_table_says_when_the_times_are_those_of_another_device(recorded, threads, tmp_path):
+    torch.set_num_threads(1)
+    store = RunStore(tmp_path)
+    for record in recorded:
+        store.save(on(record, "cpu (1 thread, another)"))
+    lines = estimates.text(Grid(("figure03",), (protocols.load("short", "vgg19"),), store), CPU).splitlines()
+    count = int(lines[1].split()[1])
+    assert count > 0
+    assert float(lines[1].split()[2]) > 0
+    assert all(line.endswith(", made on cpu (1 thread, another)") for line in lines if line.startswith("  "))
+    assert f"no records of this device for {count} runs: they count as on the device named with them" in lines
 
 
 def test_of_other_networks_the_one_of_most_similar_size_counts(recorded, threads):
