@@ -48,6 +48,7 @@ MODULES = (
     "rehearsal",
     "pace",
     "budget",
+    "levels",
     "search",
     "discretization",
     "decoupling",

@@ -11,27 +11,23 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from sedona_nb import adjoint, bilevel, budget, data, devices, progress
-from sedona_nb import relaxed as relax
+from sedona_nb import bilevel, budget, data, devices, progress
 from sedona_nb.atomic import load_tensors, remove_parts, save_checkpoint
-from sedona_nb.batches import BatchStream, DevicePictures, evaluation_batches
-from sedona_nb.bilevel import Hypergradient, Problem, Weights
+from sedona_nb.bilevel import Problem
 from sedona_nb.errors import Paused, SedonaError
 from sedona_nb.heads import HeadConfig
-from sedona_nb.lean.program import Program
-from sedona_nb.lean.replay import RecordedProgram
+from sedona_nb.levels import Levels
 from sedona_nb.memory import WeightMemory
 from sedona_nb.networks import NetworkConfig
 from sedona_nb.rates import cosine
 from sedona_nb.search_config import SearchConfig, SearchResult
 from sedona_nb.search_state import SearchState
-from sedona_nb.seeds import mix, torch_generator
+from sedona_nb.seeds import torch_generator
 from sedona_nb.streamed_pictures import in_memory_only
 
 Watch = Callable[[SearchState], None]
@@ -52,58 +48,32 @@ class _Search:
         graphs: bool,
     ):
         self.config, self.seed, self.device, self.folder = config, seed, device, folder
-        base = network.build(pictures.num_classes, pictures.image_size, pictures.in_channels, mix(seed, "network"))
-        self.relaxed = relax.relax(
-            base, pictures.num_classes, network.width, config=heads, seed=mix(seed, "heads")
-        ).to(device, memory_format=torch.channels_last)
-        held_out, kept = data.split(len(pictures.train_labels), config.held_out, seed)
-        self.pictures = (DevicePictures.prepare(pictures.train_images, device), pictures.train_labels)
-        self.augmentation = pictures.augmentation
-        if config.padding is not None:
-            self.augmentation = self.augmentation.with_padding(config.padding)
-        self.held_out = held_out
-        self.training = BatchStream(
-            *self.pictures, kept, config.inner.batch_size, self.augmentation, mix(seed, "training"), device
-        )
-        self.validation = BatchStream(
-            *self.pictures,
-            held_out,
-            min(config.outer_batch_size, len(held_out)),
-            self.augmentation,
-            mix(seed, "validation"),
-            device,
-            augment=False,
-        )
-        self.program = None
-        if config.backend == "adjoint":
-            make = RecordedProgram if graphs else Program
-            picture = pictures.in_channels, *[pictures.image_size] * 2
-            self.program = make(self.relaxed, picture, config.precision)
+        self.levels = Levels(pictures, network, config, heads, seed, device, graphs)
         self.memory = WeightMemory(
             config.memory_size, config.keep, config.eviction, None if folder is None else folder / "memory"
         )
         self.identity = repr((pictures.fingerprint, network, config, heads, seed))
-        self.state = SearchState.undecided(self.relaxed.num_layers - 1, self.relaxed.num_heads)
+        relaxed = self.levels.relaxed
+        self.state = SearchState.undecided(relaxed.num_layers - 1, relaxed.num_heads)
 
     # -- pretraining ---------------------------------------------------------------------------------------------
 
     def pretrain(self, pause: Callable[[], bool] | None = None, watch: Watch | None = None) -> None:
         """Steps of Eqs. 5-6 with alpha = beta = 0, and a snapshot every so many of them."""
-        config, state = self.config, self.state
-        weights = bilevel.trainable(state.weights or bilevel.initial_weights(self.relaxed), self.device)
+        config, levels, state = self.config, self.levels, self.state
+        weights = bilevel.trainable(state.weights or bilevel.initial_weights(levels.relaxed), self.device)
         if config.pretrain_steps == 0 and not self.memory.entries:
             self.memory.offer(weights, 0, math.nan)
-        abar, bbar = self._shares(torch.zeros_like(state.alpha), torch.zeros_like(state.beta))
+        shares = levels.shares(torch.zeros_like(state.alpha), torch.zeros_like(state.beta))
         with progress.bar(config.pretrain_steps - state.pretrained, "pretraining") as bar:
             while state.pretrained < config.pretrain_steps:
                 step = state.pretrained
                 lr = cosine(step, config.pretrain_steps, config.inner.lr, config.inner.lr_min)
-                weights, losses = self._inner_step(
-                    weights, abar, bbar, self.training.batch(step), lr, f"step {step}", overwrite=True
-                )
+                batch = levels.training.batch(step)
+                weights, losses = levels.inner_step(weights, shares, batch, lr, f"step {step}", overwrite=True)
                 state.pretrained += 1
                 if state.pretrained % config.snapshot_every == 0 or state.pretrained == config.pretrain_steps:
-                    error = self._validation_error(weights)
+                    error = levels.validation_error(weights)
                     self.memory.offer(weights, state.pretrained, error)
                     state.pretraining.append((state.pretrained, losses[-1].item(), error))
                     state.weights = weights
@@ -124,7 +94,7 @@ class _Search:
 
     def search(self, pause: Callable[[], bool] | None = None, watch: Watch | None = None) -> None:
         """The loop of Algorithm 1."""
-        config, state = self.config, self.state
+        config, levels, state = self.config, self.levels, self.state
         # Copies: Adam works in place, and a resumed state shares its tensors with the history.
         alpha = state.alpha.to(self.device, copy=True).requires_grad_()
         beta = state.beta.to(self.device, copy=True).requires_grad_()
@@ -139,21 +109,20 @@ class _Search:
                 entry, stored = self.memory.sample(torch_generator(self.seed, "memory", step))
                 weights = bilevel.trainable(stored, self.device)
                 first = config.pretrain_steps + step * config.inner.steps
-                batches = [self.training.batch(first + t) for t in range(config.inner.steps)]
+                batches = [levels.training.batch(first + t) for t in range(config.inner.steps)]
                 lr = self._inner_lr(step, entry.step)
-                problem = Problem(
-                    self.relaxed, weights, alpha, beta, batches, self.validation.batch(step), lr, config.inner
-                )
-                gradient = self._hypergradient(problem, f"outer step {step}")
+                validation = levels.validation.batch(step)
+                problem = Problem(levels.relaxed, weights, alpha, beta, batches, validation, lr, config.inner)
+                gradient = levels.hypergradient(problem, f"outer step {step}")
                 alpha.grad, beta.grad = gradient.alpha, gradient.beta
                 adam.step()
                 # Algorithm 1's last step: one inner step with the updated decisions, kept in the memory.
-                abar, bbar = self._shares(alpha.detach(), beta.detach())
+                shares = levels.shares(alpha.detach(), beta.detach())
                 batch = batches[0]
                 if config.renewal_batch == "new":  # beyond the batches of all inner steps
                     last = config.pretrain_steps + config.outer_steps * config.inner.steps
-                    batch = self.training.batch(last + step)
-                weights, _ = self._inner_step(weights, abar, bbar, batch, lr, f"outer step {step}")
+                    batch = levels.training.batch(last + step)
+                weights, _ = levels.inner_step(weights, shares, batch, lr, f"outer step {step}")
                 self.memory.renew(entry, weights, entry.step + 1)
                 state.record(alpha, beta, gradient, adam.state_dict())
                 self.checkpoint()
@@ -168,48 +137,6 @@ class _Search:
         if config.inner_rate == "stored_step":
             return cosine(stored_step, max(config.pretrain_steps, 1), inner.lr, inner.lr_min)
         return cosine(outer_step, config.outer_steps, inner.lr, inner.lr_min)
-
-    # -- pieces --------------------------------------------------------------------------------------------------
-
-    def _inner_step(self, weights, abar, bbar, batch, lr, where, overwrite=False):
-        self.relaxed.train()
-        try:
-            if self.program is not None:
-                return adjoint.inner_step(
-                    self.program, weights, abar, bbar, batch, lr, self.config.inner, overwrite
-                )
-            return bilevel.inner_step(self.relaxed, weights, abar, bbar, batch, lr, self.config.inner)
-        except SedonaError as error:
-            raise SedonaError(f"{where}: {error}") from None
-
-    def _hypergradient(self, problem: Problem, where: str) -> Hypergradient:
-        self.relaxed.train()
-        try:
-            if self.program is not None:
-                bilevel.check_problem(problem, self.config.objective)
-                return adjoint.adjoint_hypergradient(problem, self.config.objective, self.program)
-            return bilevel.hypergradient(problem, self.config.objective, self.config.backend)
-        except SedonaError as error:
-            raise SedonaError(f"{where}: {error}") from None
-
-    def _shares(self, alpha: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
-        return alpha.to(self.device).softmax(1), beta.to(self.device).softmax(1)
-
-    def _validation_error(self, weights: Weights) -> float:
-        """Error of the classifier with running statistics on the held-out pictures, in percent."""
-        batches: Iterable = evaluation_batches(
-            *self.pictures, self.held_out, self.validation.batch_size, self.augmentation, self.device
-        )
-        if self.config.snapshot_batches is not None:
-            batches = (batch for _, batch in zip(range(self.config.snapshot_batches), batches, strict=False))
-        self.relaxed.eval()
-        wrong = count = 0
-        with torch.no_grad():
-            for images, labels in batches:
-                outputs = relax.forward(self.relaxed, weights.parameters, weights.buffers, images, None, None)
-                wrong += (outputs.scores[-1].argmax(1) != labels).sum().item()
-                count += len(labels)
-        return 100 * wrong / count
 
     # -- checkpoints ---------------------------------------------------------------------------------------------
 
@@ -281,7 +208,7 @@ def run(
     search.resume()
     if search.state.searched < config.outer_steps or search.state.pretrained < config.pretrain_steps:
         needed = budget.estimate(
-            pictures, network, config, heads, device, folder, time=False, program=search.program
+            pictures, network, config, heads, device, folder, time=False, program=search.levels.program
         )
         needed.check(free)
     if watch is not None:
