@@ -115,6 +115,7 @@ MODULES = (
     "record_frames",
     "errors_by_k",
     "overview",
+    "refresh",
     "badges",
     "captions",
     "backgrounds",

@@ -1,6 +1,7 @@
 """The results at the top of the README, drawn from records; a test keeps the README equal to them.
 
 python -m sedona_nb.overview          # prints the tables
+python -m sedona_nb.refresh           # puts them there, and draws the notebooks anew
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from math import isnan
 
 from sedona_nb import experiments, protocols, verdicts
 from sedona_nb.drawing import label
+from sedona_nb.errors import SedonaError
 from sedona_nb.store import RunStore
 
 VARIANTS = {
@@ -65,6 +67,25 @@ def poster_table(store: RunStore) -> str:
     cells = [_cell(whole.ours, whole.spread, whole.n), "-", "-", _cell(deepest.ours, deepest.spread, deepest.n)]
     name = f"{label('transformer20')}, {deepest.K} blocks, wrong digits, here: {_about(protocol)}"
     return "\n".join([*lines, f"| {name} | {' | '.join(cells)} |"])
+
+
+def filled(text: str, store: RunStore | None = None) -> str:
+    """The page with both tables as the records of `store` (default: the suite's own) say them.
+
+    Raises:
+        SedonaError: the page has no pair of marks for one of them.
+    """
+    store = store or RunStore(protocols.load("short").profile.results)
+    for mark, draw in (("results", table), ("poster", poster_table)):
+        begin, end = f"<!-- {mark} -->\n", f"\n<!-- /{mark} -->"
+        before, opened, rest = text.partition(begin)
+        _, closed, after = rest.partition(end)
+        if not (opened and closed):
+            raise SedonaError(
+                f"no place for a table: allowed is one pair of lines {begin.strip()} and {end.strip()}"
+            )
+        text = before + begin + draw(store) + end + after
+    return text
 
 
 def _about(protocol: protocols.Protocol) -> str:

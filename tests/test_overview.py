@@ -8,6 +8,7 @@ import pytest
 from toys import save_made
 
 from sedona_nb import experiments, overview, protocols
+from sedona_nb.errors import SedonaError
 from sedona_nb.store import RunStore
 
 README = Path(__file__).resolve().parent.parent / "README.md"
@@ -18,7 +19,7 @@ def test_the_readme_shows_what_the_records_say(mark, table):
     store = RunStore(protocols.load("short").profile.results)
     text = README.read_text(encoding="utf-8")
     shown = text.partition(f"<!-- {mark} -->\n")[2].partition(f"\n<!-- /{mark} -->")[0]
-    assert shown == table(store), "python -m sedona_nb.overview prints what belongs there"
+    assert shown == table(store), "python -m sedona_nb.refresh puts there what belongs there"
 
 
 def test_cells_hold_mean_spread_and_count_or_say_that_there_is_nothing(tmp_path):
@@ -51,3 +52,15 @@ def test_the_posters_rows_hold_errors_and_ours(tmp_path):
     assert rows[3][1:] == ["no record"] * 4
     assert rows[-1][0].startswith("Transformer, 20 blocks, wrong digits")
     assert rows[-1][1:] == ["no record", "-", "-", "1.5 ± 0.0 (3)"]
+
+
+def test_a_page_is_filled_between_its_marks_and_nowhere_else(tmp_path):
+    store = RunStore(tmp_path)
+    page = "top\n\n<!-- results -->\nold\n<!-- /results -->\nbetween\n<!-- poster -->\n\n<!-- /poster -->\nend\n"
+    filled = overview.filled(page, store)
+    expected = page.replace("\nold\n", f"\n{overview.table(store)}\n")
+    expected = expected.replace("poster -->\n\n", f"poster -->\n{overview.poster_table(store)}\n")
+    assert filled == expected
+    assert overview.filled(filled, store) == filled
+    with pytest.raises(SedonaError, match=r"<!-- poster --> and <!-- /poster -->"):
+        overview.filled(page.replace("<!-- poster -->", ""), store)
