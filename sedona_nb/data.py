@@ -109,7 +109,8 @@ def load(
 
     Args:
         name: "digits" (offline, from scikit-learn); "cifar10" or "fashion-mnist" (torchvision's files below
-            `root`); "cifar10-jpeg" (cifar10.zip or cifar10/ below `root`; "cifar10" takes it too where the
+            `root`; Fashion-MNIST's four .gz files in fashion-mnist/, or the Debian package dataset-fashion-mnist,
+            will do); "cifar10-jpeg" (cifar10.zip or cifar10/ below `root`; "cifar10" takes it too where the
             original is missing, and is then called "cifar10-jpeg"); "tiny-imagenet" (tiny-imagenet-200 as
             distributed, or tiny-imagenet, or tiny-imagenet-50, folder or zip); a folder or zip in ImageFolder
             layout, by path or by the name it has below `root`. "imagenet", and "stream:" before the name or path
@@ -152,7 +153,7 @@ def load(
         if folder.exists():
             _fixed_size(name, image_size)
             shown, source = name, FolderSource(folder).stamp()
-            decode = lambda: torchvision_sets.read(name, root)  # noqa: E731
+            decode = lambda: torchvision_sets.read(name, folder)  # noqa: E731
     if decode is None:
         from sedona_nb import image_folders
 
@@ -225,7 +226,8 @@ def _find_tree(name: str | Path, root: Path) -> tuple[str, Path]:
     if name in ("cifar10", "fashion-mnist"):
         from sedona_nb import torchvision_sets
 
-        looked.insert(0, f"{torchvision_sets.folder_of(name, root).name}/")
+        distributed = [f"{place}/" for place in torchvision_sets.DISTRIBUTED.get(name, ())]
+        looked = [f"{torchvision_sets.SETS[name][1]}/", *distributed, *looked]
         advice = f"download=True lets torchvision fetch it, {advice}"
     raise SedonaError(f"no {name} in {root} (looked for {', '.join(looked)}); {advice}")
 

@@ -36,8 +36,12 @@ NUM_LAYERS = {
     "resnet152": 50,
     "transformer20": 20,
 }
-# Fingerprints: of the pictures in the records of this repository, and of scikit-learn's.
-CIFAR10_JPEG, DIGITS = "84b4120a6f84dc0a", "27c6215336539eaa"
+# Of the pictures in the records of this repository, of scikit-learn's, and of Zalando's with a border to 32x32.
+FINGERPRINTS = {
+    "cifar10-jpeg": "84b4120a6f84dc0a",
+    "digits": "27c6215336539eaa",
+    "fashion-mnist": "26de4164e1f5cb9c",
+}
 UNPRINTED = ("vgg11", "resnet18", "transformer20")  # networks that SEDONA's paper does not have
 BLOCKWISE = (
     "predsim",
@@ -165,7 +169,8 @@ def load(name: str, network: str = "vgg19", store: RunStore | None = None, data:
         network: one of the paper's; "short" and "smoke" are made for those in `short_protocols.SIZES`.
         store: where "paper" looks up what CIFAR-10's fingerprint is; without one, or without a record of these
             pictures, no record fits until `Protocol.on` says it.
-        data: name of other pictures than the protocol's own; as above, no record fits until `Protocol.on`.
+        data: name of other pictures than the protocol's own; if `FINGERPRINTS` does not know them, no record fits
+            until `Protocol.on`.
 
     Raises:
         SedonaError: an unknown name, or a network for which the protocol is not made.
@@ -186,4 +191,4 @@ def load(name: str, network: str = "vgg19", store: RunStore | None = None, data:
     made = replace(made, profile=replace(made.profile, **folders))
     if data in (None, made.profile.data):
         return made
-    return replace(made, profile=replace(made.profile, data=data), fingerprint="")
+    return replace(made, profile=replace(made.profile, data=data), fingerprint=FINGERPRINTS.get(data, ""))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import pickle
 import struct
@@ -15,7 +16,7 @@ import pytest
 import torch
 from torchvision import datasets
 
-from sedona_nb import data
+from sedona_nb import data, protocols, torchvision_sets
 from sedona_nb.augmentation import CIFAR10, TINY_IMAGENET
 from sedona_nb.errors import SedonaError
 
@@ -138,6 +139,48 @@ def test_fashion_mnist_gets_a_black_border(tmp_path, cache):
     assert torch.equal(pictures.train_images[:, 0, 2:30, 2:30], original)
     assert int(pictures.train_images.sum()) == int(original.sum())
     assert pictures.augmentation.flip
+
+
+def test_fashion_mnist_is_taken_as_its_authors_give_it_away(tmp_path, cache, monkeypatch):
+    write_fashion(tmp_path / "torchvision")
+    expected = data.load("fashion-mnist", root=tmp_path / "torchvision")
+    for folder in (tmp_path / "given" / "fashion-mnist", tmp_path / "debian"):
+        folder.mkdir(parents=True)
+        for path in (tmp_path / "torchvision" / "FashionMNIST" / "raw").iterdir():
+            (folder / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+    pictures = data.load("fashion-mnist", root=tmp_path / "given")
+    assert pictures.fingerprint == expected.fingerprint
+    assert torch.equal(pictures.train_images, expected.train_images)
+    assert pictures.augmentation == expected.augmentation
+    monkeypatch.setitem(torchvision_sets.DISTRIBUTED, "fashion-mnist", ("fashion-mnist", str(tmp_path / "debian")))
+    assert data.load("fashion-mnist", root=tmp_path / "nothing").fingerprint == expected.fingerprint
+    whole = (tmp_path / "debian" / "t10k-labels-idx1-ubyte.gz").read_bytes()
+    for damage in (whole[:-9], b"not packed"):
+        (tmp_path / "debian" / "t10k-labels-idx1-ubyte.gz").write_bytes(damage)
+        message = one_line("fashion-mnist", root=tmp_path / "nothing")
+        assert "debian is incomplete or damaged" in message
+        assert message.endswith("remove it and put complete files there")
+    (tmp_path / "debian" / "t10k-labels-idx1-ubyte.gz").unlink()
+    assert "incomplete or damaged" in one_line("fashion-mnist", root=tmp_path / "nothing")
+    monkeypatch.setitem(torchvision_sets.DISTRIBUTED, "fashion-mnist", ("fashion-mnist",))
+    assert "looked for FashionMNIST/, fashion-mnist/)" in one_line("fashion-mnist", root=tmp_path / "nothing")
+
+
+@pytest.mark.skipif(
+    not Path(torchvision_sets.DISTRIBUTED["fashion-mnist"][-1]).is_dir(),
+    reason="the Debian package dataset-fashion-mnist is not installed",
+)
+def test_debians_fashion_mnist_is_the_whole_of_it(real_cache, tmp_path):
+    pictures = data.load("fashion-mnist", root=tmp_path, cache=real_cache)
+    assert pictures.train_images.shape == (60_000, 1, 32, 32)
+    assert pictures.test_images.shape == (10_000, 1, 32, 32)
+    assert pictures.train_labels.bincount().tolist() == [6_000] * 10
+    assert pictures.test_labels.bincount().tolist() == [1_000] * 10
+    assert pictures.train_labels[:10].tolist() == [9, 0, 0, 3, 0, 2, 7, 2, 5, 5]  # as everybody knows it
+    inside = pictures.train_images[:, :, 2:30, 2:30].double() / 255
+    assert inside.mean().item() == pytest.approx(0.2860, abs=1e-4)
+    assert inside.std().item() == pytest.approx(0.3530, abs=1e-4)
+    assert pictures.fingerprint == protocols.FINGERPRINTS["fashion-mnist"]
 
 
 def test_a_damaged_download_is_one_line(tmp_path, cache):
