@@ -182,13 +182,14 @@ def load(name: str, network: str = "vgg19", store: RunStore | None = None, data:
         known = {r.spec.fingerprint for r in records if getattr(r.spec, "data", "") == "cifar10"}
         if len(known) > 1:
             raise SedonaError(f"{store.folder} has records of {len(known)} different cifar10; allowed: of one")
-        return Protocol(name, load_profile("paper", network=network), next(iter(known), ""))
-    from sedona_nb import short_protocols  # which makes some of these
+        made = Protocol(name, load_profile("paper", network=network), next(iter(known), ""))
+    else:
+        from sedona_nb import short_protocols  # which makes some of these
 
-    choose(network, short_protocols.SIZES, f"network for protocol {name!r}")
-    made = {"short": short_protocols.short, "smoke": short_protocols.smoke}[name](network)
-    folders = {part: home() / getattr(made.profile, part) for part in ("results", "figures")}
-    made = replace(made, profile=replace(made.profile, **folders))
+        choose(network, short_protocols.SIZES, f"network for protocol {name!r}")
+        made = {"short": short_protocols.short, "smoke": short_protocols.smoke}[name](network)
+        folders = {part: home() / getattr(made.profile, part) for part in ("results", "figures")}
+        made = replace(made, profile=replace(made.profile, **folders))
     if data in (None, made.profile.data):
         return made
     return replace(made, profile=replace(made.profile, data=data), fingerprint=FINGERPRINTS.get(data, ""))

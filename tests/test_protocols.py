@@ -114,6 +114,16 @@ def test_smoke_is_on_the_digits_and_any_protocol_on_any_pictures():
     assert replace(spec, data="cifar10", fingerprint="") == spec_of(protocols.load("paper", "resnet50"), "dgl")
 
 
+@pytest.mark.parametrize("name", ["short", "smoke", "paper"])
+def test_other_pictures_than_the_protocols_own_are_known_by_fingerprint_or_not_at_all(name):
+    known = protocols.load(name, "resnet50", data="fashion-mnist")
+    assert tuple(known.pictures) == ("fashion-mnist", protocols.FINGERPRINTS["fashion-mnist"])
+    assert "fashion-mnist" in known.label
+    assert tuple(protocols.load(name, "resnet50", data="my own").pictures) == ("my own", "")
+    own = protocols.load(name, "resnet50")
+    assert protocols.load(name, "resnet50", data=own.profile.data) == own
+
+
 def test_the_papers_fingerprint_is_that_of_the_records(tmp_path):
     store = RunStore(tmp_path)
     assert protocols.load("paper", "vgg19", store).fingerprint == protocols.load("paper").fingerprint == ""
