@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from sedona_nb.decoupling import count_configurations
-from sedona_nb.drawing import BLUE, CYCLE, DASHES, INK, QUIET, drawing, label, need
+from sedona_nb.drawing import BLUE, CYCLE, DASHES, INK, QUIET, drawing, from_zero, label, need
 
 DIGITS = 2  # of an error in percent, as the paper prints it
 
@@ -30,13 +30,13 @@ def training_curves(curves: Mapping[str, pd.DataFrame], protocol: str = "") -> F
             last = f"{frame['error'].iloc[-1]:.{DIGITS}f}" if len(frame) else "no data"
             axes.plot(frame["step"], frame["error"], color=colour, linestyle=dash, label=f"{label(name)}: {last}")
         axes.set(xlabel="step", ylabel="error (%)")
-        axes.set_ylim(bottom=0)
+        from_zero(axes)
         axes.legend(title="at the last step, in %", alignment="left", title_fontsize=8)
     return figure
 
 
-def method_bars(table: pd.DataFrame, note: str = "") -> Figure:
-    """Errors by method, the paper's beside ours.
+def method_bars(table: pd.DataFrame, note: str = "", source: str = "paper") -> Figure:
+    """Errors by method, those that the `source` prints beside ours.
 
     `table`: columns method, paper, ours (percent; NaN where there is none), optional spread (of ours) and network
     (a panel each). `note`, below the bars, has to say both protocols: neighbours need not be
@@ -56,7 +56,7 @@ def method_bars(table: pd.DataFrame, note: str = "") -> Figure:
             spread = part["spread"].to_numpy(float) if "spread" in part else None
             paper, ours = part["paper"].to_numpy(float), part["ours"].to_numpy(float)
             bars = {"width": 0.38, "linewidth": 0.8}
-            axes.bar(places - 0.2, paper, color="white", edgecolor=QUIET, hatch="////", label="paper", **bars)
+            axes.bar(places - 0.2, paper, color="white", edgecolor=QUIET, hatch="////", label=source, **bars)
             axes.bar(places + 0.2, ours, color=BLUE, edgecolor=BLUE, label="ours", **bars)
             if spread is not None:
                 axes.errorbar(places + 0.2, ours, yerr=spread, fmt="none", ecolor=INK, elinewidth=1, capsize=2.5)
@@ -70,7 +70,7 @@ def method_bars(table: pd.DataFrame, note: str = "") -> Figure:
             axes.set_xticks(places, [label(method) for method in part["method"]])
             axes.tick_params(axis="x", length=0)
             axes.margins(y=0.12)
-            axes.set(title=label(name), ylabel="error (%)")
+            axes.set(title=label(name), ylabel="error (%)", xlim=(-0.6, len(part) - 0.4))
         for axes in list(grid.flat)[len(names) :]:
             axes.remove()
         handles, labels = grid.flat[0].get_legend_handles_labels()
@@ -96,7 +96,7 @@ def configuration_counts(
                 axes.plot(num_blocks, powers[num_blocks - 1], "o", color=colour, markersize=6)
             axes.plot(blocks, powers, color=colour, linestyle=dash, label=text)
         axes.set(xlabel="blocks K", ylabel="configurations")
-        axes.set_ylim(bottom=0)
+        from_zero(axes)
         axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda power, _: f"$10^{{{power:g}}}$"))

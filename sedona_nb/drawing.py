@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -100,6 +102,17 @@ ONE_AT_A_TIME = threading.RLock()  # held while matplotlib's settings are ours
 def label(name: str) -> str:
     """How a picture writes a network, a method or a head; other names stay as they are."""
     return NAMES.get(name, name)
+
+
+def from_zero(*panels: Axes) -> None:
+    """Let the vertical axes of panels that share them begin at 0, and end above all that they show.
+
+    `Axes.set_ylim(bottom=0)` also fixes the upper end where it happens to be: below what a later panel shows,
+    and in the middle of a marker where all values are much alike.
+    """
+    top = max(axes.dataLim.y1 for axes in panels)
+    for axes in panels:
+        axes.set_ylim(0, 1.06 * top if np.isfinite(top) and top > 0 else 1)
 
 
 class Drawing(Figure):

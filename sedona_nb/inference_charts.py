@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from sedona_nb.drawing import BLUE, CYCLE, DASHES, INK, QUIET, drawing, label, need
+from sedona_nb.drawing import BLUE, CYCLE, DASHES, INK, QUIET, drawing, from_zero, label, need
 from sedona_nb.errors import SedonaError
 from sedona_nb.result_charts import MARKERS
 
@@ -142,6 +142,6 @@ def delayed_descent(table: pd.DataFrame, limits: pd.DataFrame, protocol: str = "
         figure.legend(handles, labels, loc="outside upper left", ncols=min(len(labels), 7))
         right.plot(limits["delay"], limits["rate"], "o-", color=INK, markersize=4)
         right.set(xlabel="delay (steps)", ylabel="largest stable rate x curvature")
-        right.set_ylim(bottom=0)
+        from_zero(right)
         right.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure

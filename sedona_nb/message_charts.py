@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sedona_nb.drawing import CYCLE, DASHES, QUIET, drawing, label, need
+from sedona_nb.drawing import CYCLE, DASHES, QUIET, drawing, from_zero, label, need
 from sedona_nb.errors import SedonaError
 from sedona_nb.result_charts import MARKERS
 
@@ -64,6 +64,6 @@ def head_errors(table: pd.DataFrame, note: str = "") -> Figure:
                 label=label(run),
             )
         axes.set(xlabel="block (the last one is the classifier)", ylabel="test error (%)", xticks=blocks)
-        axes.set_ylim(bottom=0)
+        from_zero(axes)
         axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure

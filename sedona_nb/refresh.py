@@ -1,12 +1,13 @@
 """After new records: the outputs that notebooks are committed with, and what the README shows of the results.
 
-    python -m sedona_nb.refresh                        # all reproductions, and the README's tables
+    python -m sedona_nb.refresh                        # what is drawn from records alone, and the README's tables
     python -m sedona_nb.refresh 12 27                  # these notebooks, and the README
     python -m sedona_nb.refresh 18 --cells table08     # of this one, only cells with this text; others time things
     python -m sedona_nb.refresh 27 --figures           # and what it leaves in figures/ (profile small)
 
-A notebook is run as it stands, in a process of its own, and keeps everything but its outputs. One that fails keeps
-these, too. Exit code: 0; 1 if a notebook failed; 2 for a mistake in the arguments.
+Lessons, and the reproductions that train or time something of their own (11, 18, 22), have to be named. A notebook
+is run as it stands, in a process of its own, and keeps all but its outputs; one that fails keeps these, too.
+Exit code: 0; 1 if a notebook failed; 2 for a mistake in the arguments.
 """
 
 from __future__ import annotations
@@ -77,8 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _refresh(options: argparse.Namespace) -> int:
     notebooks = execute.find(options.folder.resolve(), options.names)
-    if not options.names:  # lessons have outputs that do not come from records
-        notebooks = [path for path in notebooks if path.name >= "10"]
+    if not options.names:
+        notebooks = [path for path in notebooks if _from_records_alone(path)]
     if not any(options.cells in notebook.read_text(encoding="utf-8") for notebook in notebooks):
         raise SedonaError(f"--cells {options.cells!r}: in none of {', '.join(path.stem for path in notebooks)}")
     failed = 0
@@ -104,6 +105,14 @@ def _refresh(options: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+def _from_records_alone(notebook: Path) -> bool:
+    """Whether its parameters say that pictures have no effect."""
+    import nbformat
+
+    cells = nbformat.read(notebook, as_version=4).cells
+    return any("parameters" in c.metadata.get("tags", ()) and 'data: str = ""' in c.source for c in cells)
+
+
 def _merged(outputs: Sequence) -> list:
     """What a kernel printed in pieces, as one piece: where it is cut is chance."""
     merged: list = []
@@ -122,7 +131,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
             self.exit(2, f"{message} (--help lists what is allowed)\n")
 
     parser = Parser(prog="python -m sedona_nb.refresh", description=__doc__.partition("\n")[0])
-    parser.add_argument("names", nargs="*", metavar="NN", help="numbers of notebooks; default: all reproductions")
+    parser.add_argument("names", nargs="*", metavar="NN", help="numbers; default: those from records alone")
     parser.add_argument("--cells", default="", metavar="TEXT", help="only cells that contain this")
     parser.add_argument("--figures", action="store_true", help="run them under profile small, too: figures/")
     parser.add_argument("--folder", type=Path, default=execute.REPOSITORY / "notebooks", help="of the notebooks")

@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from sedona_nb.drawing import BLUE, CYCLE, DASHES, INK, QUIET, VERMILLION, drawing, label, need
+from sedona_nb.drawing import BLUE, CYCLE, DASHES, INK, QUIET, VERMILLION, drawing, from_zero, label, need
 from sedona_nb.errors import SedonaError
 
 MARKERS = "osD^vPX"
@@ -33,6 +34,8 @@ def seed_curves(table: pd.DataFrame, protocol: str = "") -> Figure:
     variants = list(dict.fromkeys(table["variant"]))
     with drawing(1.4 + 4.6 * len(networks), 3.5, note=protocol) as figure:
         grid = figure.subplots(1, len(networks), squeeze=False, sharey=True)[0]
+        lines: dict[str, Line2D] = {}
+        counts: dict[str, list[int]] = {}
         for axes, network in zip(grid, networks, strict=True):
             for variant, colour, dash in zip(variants, CYCLE * 9, DASHES * 9, strict=False):
                 part = table[(table["network"] == network) & (table["variant"] == variant)]
@@ -41,12 +44,15 @@ def seed_curves(table: pd.DataFrame, protocol: str = "") -> Figure:
                 for _, run in part.groupby("run"):
                     axes.plot(run["step"], run["error"], color=colour, linewidth=0.6, alpha=0.6)
                 mean = part.groupby("step")["error"].mean()
-                count = part["run"].nunique()
-                axes.plot(mean.index, mean, color=colour, linestyle=dash, label=f"{label(variant)} (n = {count})")
+                (lines[variant],) = axes.plot(mean.index, mean, color=colour, linestyle=dash)
+                counts.setdefault(variant, []).append(part["run"].nunique())
             axes.set(xlabel="step", title=label(network))
-            axes.set_ylim(bottom=0)
+        from_zero(*grid)
         grid[0].set_ylabel("validation error (%)")
-        grid[-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        for variant, line in lines.items():
+            fewest, most = min(counts[variant]), max(counts[variant])
+            line.set_label(f"{label(variant)} (n = {most if fewest == most else f'{fewest} to {most}'})")
+        grid[-1].legend(handles=list(lines.values()), loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
 
 

@@ -17,7 +17,19 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from sedona_nb.decoupling import rank_layers
-from sedona_nb.drawing import CYCLE, DASHES, FAINT, GREEN, HEAD_COLOURS, QUIET, VERMILLION, drawing, label, need
+from sedona_nb.drawing import (
+    CYCLE,
+    DASHES,
+    FAINT,
+    GREEN,
+    HEAD_COLOURS,
+    QUIET,
+    VERMILLION,
+    drawing,
+    from_zero,
+    label,
+    need,
+)
 from sedona_nb.errors import SedonaError
 from sedona_nb.heads import HEADS
 
@@ -178,7 +190,7 @@ def unroll_costs(table: pd.DataFrame, protocol: str = "") -> Figure:
                     label=name,
                 )
             axes.set(xlabel="inner steps T", ylabel=name_of_column)
-            axes.set_ylim(bottom=0)
+            from_zero(axes)
             axes.set_xticks(sorted(set(table["steps"])))
         grid[0].legend()
     return figure

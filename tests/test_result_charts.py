@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sedona_nb import inference_charts, result_charts
+from sedona_nb import inference_charts, message_charts, result_charts
 from sedona_nb.errors import SedonaError
 
 CURVES = pd.DataFrame(
@@ -97,6 +97,36 @@ def test_every_chart_fits_on_its_page_and_carries_its_note(name):
     for legend in [*figure.legends, *(axes.get_legend() for axes in figure.axes if axes.get_legend())]:
         box = legend.get_window_extent()
         assert page.x0 <= box.x0 <= box.x1 <= page.x1
+
+
+def test_panels_that_share_an_axis_show_all_of_every_panel():
+    later = CURVES.assign(network="another", error=90.0 + CURVES["run"].astype("category").cat.codes)
+    figure = result_charts.seed_curves(pd.concat([CURVES, later]))
+    figure.canvas.draw()
+    for axes in figure.axes:
+        drawn = np.concatenate([line.get_ydata() for line in axes.lines])
+        assert len(drawn)
+        low, high = axes.get_ylim()
+        assert low == 0
+        assert drawn.max() < high < 1.1 * max(later["error"])
+
+
+def test_the_legend_names_what_any_panel_shows_and_counts_runs_over_panels():
+    fewer = CURVES[(CURVES["variant"] == "random") & CURVES["run"].isin(CURVES["run"].unique()[-2:])]
+    figure = result_charts.seed_curves(pd.concat([CURVES, fewer.assign(network="another")]))
+    count = fewer["run"].nunique()
+    assert 0 < count < 3
+    assert legends(figure) == ["DGL (n = 2)", f"random (n = {count} to 3)"]
+
+
+def test_a_marker_at_the_top_is_whole():
+    alike = pd.DataFrame({"run": "K = 4", "block": [1, 2, 3], "error": [47.2, 47.3, 46.9]})
+    figure = message_charts.head_errors(alike)
+    figure.canvas.draw()
+    (axes,) = figure.axes
+    (line,) = axes.lines
+    tops = line.get_transform().transform(line.get_xydata())[:, 1] + line.get_markersize() * figure.dpi / 144
+    assert tops.max() < axes.bbox.y1
 
 
 def test_a_curve_is_a_thin_line_a_run_and_a_thick_one_for_the_mean():
