@@ -11,7 +11,7 @@
 #       --fresh                   train again what results/ already has
 #       --seed N  --device NAME  --timeout MINUTES  --solutions
 #   ./run_all.sh test             lint, unit tests, lessons in a browser (if Chromium is installed), notebooks compared
-#                                 with their outputs (nbval): 24 minutes
+#                                 with their outputs (nbval): half an hour
 #   ./run_all.sh test fast        the same without the tests marked slow
 #   ./run_all.sh lab              open JupyterLab
 #   ./run_all.sh site             the committed notebooks as a static site in build/site/: half a minute, nothing is run
