@@ -80,7 +80,7 @@ def _refresh(options: argparse.Namespace) -> int:
     notebooks = execute.find(options.folder.resolve(), options.names)
     if not options.names:
         notebooks = [path for path in notebooks if _from_records_alone(path)]
-    if not any(options.cells in notebook.read_text(encoding="utf-8") for notebook in notebooks):
+    if options.cells and not any(options.cells in source for path in notebooks for source in _code(path)):
         raise SedonaError(f"--cells {options.cells!r}: in none of {', '.join(path.stem for path in notebooks)}")
     failed = 0
     for notebook in notebooks:
@@ -111,6 +111,13 @@ def _from_records_alone(notebook: Path) -> bool:
 
     cells = nbformat.read(notebook, as_version=4).cells
     return any("parameters" in c.metadata.get("tags", ()) and 'data: str = ""' in c.source for c in cells)
+
+
+def _code(notebook: Path) -> list[str]:
+    """Sources of its code cells."""
+    import nbformat
+
+    return [c.source for c in nbformat.read(notebook, as_version=4).cells if c.cell_type == "code"]
 
 
 def _merged(outputs: Sequence) -> list:

@@ -70,8 +70,8 @@ def test_outputs_are_taken_over_and_everything_else_stays(tmp_path):
 
 
 def test_only_some_cells(tmp_path):
-    path = write(tmp_path / "18_times.ipynb", "print('time')", "print('record')", output="stale\n")
-    done = command(tmp_path, "18", "--cells", "'record'")
+    path = write(tmp_path / "18_times.ipynb", "print('time')", 'print("record")', output="stale\n")
+    done = command(tmp_path, "18", "--cells", '"record"')
     assert done.stdout == "18_times: 1 cells with other outputs\n"
     assert printed(path) == ["stale\n", "record\n"]
     wrong = command(tmp_path, "18", "--cells", "nowhere")
