@@ -134,8 +134,9 @@ run_tests() {
     step "ruff format" "$python" -m ruff format --check .
     local which="not alone and not browser" timed="alone" side_by_side unseen=""
     if [ "$1" = fast ]; then which="$which and not slow" timed="alone and not slow"; fi
-    # Files side by side, one thread each: most tests wait for processes or for Python, and a thread more helps none.
-    side_by_side=(-n "$("$python" -c 'import os; print(min(4, os.cpu_count() or 1))')" --dist loadfile)
+    # Files side by side, two a core and one thread each: most tests wait for processes or for Python, and a thread
+    # more helps none. More than four at a time want more memory than a laptop has.
+    side_by_side=(-n "$("$python" -c 'import os; print(min(4, 2 * (os.cpu_count() or 1)))')" --dist loadfile)
     OMP_NUM_THREADS=1 step "unit tests" "$python" -m pytest -q "${side_by_side[@]}" -m "$which" --durations 10
     if [ "$1" = all ]; then # JupyterLab in Chromium, two kernels at a time; screenshots go to build/screenshots/
         OMP_NUM_THREADS=1 step "lessons in a browser" "$python" -m pytest -q -rs -m browser --durations 5

@@ -39,7 +39,7 @@ class BlockLocalConfig:
 
     family: str = "gaussian"  # of the latent variables between blocks; the target's is categorical
     split: str = "evidence"  # of the loss: `block_losses.SPLITS`
-    message_size: int = 512  # natural parameters of a message are at most as many; pooling sees to it
+    message_size: int = 512  # natural parameters of a message, at most; but no fewer than channels
     hidden: int = 256  # width of a feedback block
     lag: int = 1  # steps from sending a feedback message to its use
 
@@ -57,7 +57,8 @@ class Readout(nn.Module):
 
     Args:
         shape: (C, H, W) of the output.
-        message_size: most natural parameters; the finest grid whose sides divide H and W is taken.
+        message_size: most natural parameters; the finest grid whose sides divide H and W is taken. One cell, that
+            is a parameter a channel, is the least.
         per_position: every position has a latent variable, and a label, of its own, as in sequences.
     """
 
@@ -79,21 +80,22 @@ class Readout(nn.Module):
 
 
 class MessageHead(nn.Module):
-    """Class scores of a block: the agreements of its message with those that came back.
+    """Class scores of a block: how well its message fits those that came back, by `block_losses.scores`.
 
     Attributes:
         heard: (classes, channels, positions), the beta of the latest step.
     """
 
-    def __init__(self, family: families.Family, readout: Readout, num_classes: int):
+    def __init__(self, family: families.Family, readout: Readout, num_classes: int, split: str = "evidence"):
         super().__init__()
-        self.family, self.readout = family, readout
+        self.family, self.readout, self.split = family, readout, split
         self.register_buffer("heard", torch.zeros(num_classes, readout.latent.channels, readout.latent.positions))
 
     def forward(self, activations: Tensor) -> Tensor:
         """(B, C, H, W) -> (rows, classes)."""
         with torch.autocast(activations.device.type, enabled=False):
-            return self.family.agreement(self.readout(activations), self.heard.detach())
+            alpha, beta = self.readout(activations), self.heard.detach()
+            return block_losses.scores(self.family, alpha, beta, self.split)
 
 
 class LocalBlock(Block):
@@ -126,7 +128,8 @@ class LocalBlock(Block):
         self.config, self.below, self.feedback, self.num_classes = config, below, feedback, num_classes
         if feedback is not None:
             lower = feedback.lower
-            self.register_buffer("said", torch.zeros(config.lag, num_classes, lower.channels, lower.positions))
+            size = config.lag, num_classes, lower.channels, lower.positions
+            self.register_buffer("said", feedback.outer.weight.new_zeros(size))
 
     @property
     def heard(self) -> Tensor:
@@ -136,12 +139,21 @@ class LocalBlock(Block):
         return one_hot_message(self.num_classes, next(self.parameters()))
 
     def hear(self, message: Tensor) -> None:
-        """Take in a message from above, (classes, channels, positions)."""
+        """Take in a message from above, (classes, channels, positions).
+
+        Raises:
+            SedonaError: the last block, which hears the target alone; or a message of another shape.
+        """
+        if not isinstance(self.head, MessageHead):
+            raise SedonaError("the last block hears the target; allowed: a message to any block below")
+        if message.shape != self.head.heard.shape:
+            wanted = tuple(self.head.heard.shape)
+            raise SedonaError(f"a message of {tuple(message.shape)} for a block; allowed: {wanted}")
         self.head.heard.copy_(message.detach())
 
     def loss(self, activations: Tensor, scores: Tensor, labels: Tensor, config: LocalLoss) -> Tensor:
         """What f_k lowers; for the last block the classifier's cross-entropy."""
-        if not isinstance(self.head, MessageHead) or self.config.split == "evidence":
+        if not isinstance(self.head, MessageHead) or self.config.split in ("evidence", "likelihood"):
             return super().loss(activations, scores, labels, config)
         return self._loss(block_losses.forward_loss, self.head.readout(activations), self.heard, labels, config)
 
@@ -178,10 +190,16 @@ class LocalBlock(Block):
 
 
 class BlockLocalNetwork(BlockNetwork):
-    """All blocks, one behind the other; in a step each hears what the next one said `lag` steps ago."""
+    """All blocks, one behind the other; in a step each hears what the next one said `lag` steps ago.
 
-    def __init__(self, blocks: list[LocalBlock]):
+    Args:
+        blocks: from the first to the last.
+        per_position: every position of a sequence has a label.
+    """
+
+    def __init__(self, blocks: list[LocalBlock], per_position: bool = False):
         super().__init__(blocks)
+        self.per_position = per_position
         self.sweep()
 
     @torch.no_grad()
@@ -196,11 +214,10 @@ class BlockLocalNetwork(BlockNetwork):
         """`LocalBlock.local_step` of every block, from the first to the last; as `BlockNetwork.backward`.
 
         Raises:
-            SedonaError: a label that is no class; on a GPU, where asking would mean to wait, PyTorch says it.
+            SedonaError: labels that are no classes; where in a row a value is, on a GPU PyTorch says.
         """
-        classes = self.blocks[-1].num_classes
-        if labels.device.type == "cpu" and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-            raise SedonaError(f"a label outside the classes 0 .. {classes - 1}")
+        rows = len(images) * (images[0, 0].numel() if self.per_position else 1)
+        block_losses.check_labels(labels, self.blocks[-1].num_classes, rows)
         for lower, upper in zip(self.blocks, self.blocks[1:], strict=False):
             lower.hear(upper.said[0])
         return super().backward(images, labels, config, seed, arithmetics)
@@ -222,11 +239,18 @@ def divide(
         config: of the method.
         seed: initialise feedback blocks from this seed; a block's weights depend on the seed and its layer alone.
 
+    Returns:
+        a network of the type and on the device of `network`.
+
     Raises:
-        SedonaError: the decoupling is for another number of layers.
+        SedonaError: the decoupling is for another number of layers, or the classifier for one of classes.
     """
     config = config or BlockLocalConfig()
     decoupling.require(network.num_layers, network.name)
+    known = [part.out_features for part in network.classifier.modules() if isinstance(part, nn.Linear)]
+    if known and known[-1] != num_classes:
+        raise SedonaError(f"num_classes is {num_classes}; allowed: the classifier's {known[-1]}")
+    like = next(network.parameters())
     shapes = [network.cut_shapes[last - 1] for _, last in decoupling.blocks[:-1]]
     readouts = [Readout(shape, config.message_size, network.per_position) for shape in shapes]
     latents = [*(readout.latent for readout in readouts), Latent(num_classes, 1)]
@@ -234,10 +258,12 @@ def divide(
     for k, (first, last) in enumerate(decoupling.blocks):
         head, out_shape, below, feedback = network.classifier, None, None, None
         if k < len(readouts):
-            head, out_shape = MessageHead(families.family(config.family), readouts[k], num_classes), shapes[k]
+            head = MessageHead(families.family(config.family), readouts[k], num_classes, config.split).to(like)
+            out_shape = shapes[k]
         if k > 0:
             below, feedback = readouts[k - 1], FeedbackBlock(latents[k], latents[k - 1], config.hidden)
             initialize(feedback, None if seed is None else mix(seed, "feedback", first))
+            feedback = feedback.to(like)
         layers = list(network.layers[first - 1 : last])
         blocks.append(LocalBlock(layers, head, first, last, out_shape, config, below, feedback, num_classes))
-    return BlockLocalNetwork(blocks)
+    return BlockLocalNetwork(blocks, network.per_position)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sedona_nb.errors import SedonaError
 from sedona_nb.seeds import torch_generator
 
 
@@ -19,7 +20,9 @@ class AlignedConv2d(nn.Conv2d):
     """A convolution whose backward pass to its input uses `backward_weight`, a buffer of the weight's shape."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C', H', W')."""
+        """(B, C, H, W) -> (B, C', H', W'), or one picture without B."""
+        if x.dim() == 3:
+            return self.forward(x[None])[0]
         return _Convolution.apply(
             x, self.weight, self.bias, self.backward_weight, self.stride, self.padding, self.dilation, self.groups
         )
@@ -45,7 +48,17 @@ def align(network: nn.Module, seed: int) -> nn.Module:
 
     Returns:
         `network`.
+
+    Raises:
+        SedonaError: it is aligned already, or a convolution pads with other things than a number of zeros. Then
+            nothing is changed.
     """
+    for name, part in network.named_modules():
+        if isinstance(part, AlignedConv2d | AlignedLinear):
+            raise SedonaError(f"{name or 'the network'} has backward weights already; allowed: to align it once")
+        if type(part) is nn.Conv2d and (part.padding_mode != "zeros" or isinstance(part.padding, str)):
+            pads = f"padding {part.padding!r}, mode {part.padding_mode!r}"
+            raise SedonaError(f"{name or 'the network'}: {pads}; allowed: a number of zeros")
     for name, part in network.named_modules():
         if type(part) in ALIGNED:
             drawn = torch.randn(part.weight.shape, generator=torch_generator(seed, "backward weights", name))
@@ -96,7 +109,7 @@ class _Linear(torch.autograd.Function):
         x, weight, backward_weight = ctx.saved_tensors
         kind = error.dtype
         to_input = (error @ backward_weight.to(kind)).to(x.dtype) if ctx.needs_input_grad[0] else None
-        rows = error.flatten(0, -2)
-        to_weight = (rows.T @ x.to(kind).flatten(0, -2)).to(weight.dtype)
+        rows = error.reshape(-1, error.shape[-1])
+        to_weight = (rows.T @ x.to(kind).reshape(-1, x.shape[-1])).to(weight.dtype)
         to_bias = rows.sum(0).to(weight.dtype) if ctx.biased else None
         return to_input, to_weight, to_bias, None

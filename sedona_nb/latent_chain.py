@@ -65,14 +65,24 @@ class LatentChain:
         return found
 
     def betas(self, label: int) -> list[Tensor]:
-        """p(y|z_k) for k = 1 .. N, from the target backwards."""
+        """p(y|z_k) for k = 1 .. N, from the target backwards.
+
+        Raises:
+            SedonaError: the label is no class.
+        """
+        self._check(label)
         found = [self.tables[-1][:, label]]
         for table in reversed(self.tables[1:-1]):
             found.append(table @ found[-1])
         return found[::-1]
 
     def loss(self, label: int) -> Tensor:
-        """L = -log p(y|x), ()."""
+        """L = -log p(y|x), ().
+
+        Raises:
+            SedonaError: the label is no class.
+        """
+        self._check(label)
         return -self.alphas()[-1][label].log()
 
     def bound(self, betas: list[Tensor], label: int) -> Tensor:
@@ -80,9 +90,15 @@ class LatentChain:
 
         F_k = KL(q_k || alpha_k) - E_q[log p(y|z_k)] = -log p(y|x) + KL(q_k || p(z_k|x, y)); their mean is the
         poster's F. Any positive messages are allowed.
+
+        Raises:
+            SedonaError: the label is no class, or there is not a message for every latent variable.
         """
+        latents = len(self.links) - 1
+        if len(betas) != latents:
+            raise SedonaError(f"{len(betas)} messages for {latents} latent variables; allowed: one each")
         found = []
-        for alpha, beta, exact in zip(self.alphas(), betas, self.betas(label), strict=False):
+        for alpha, beta, exact in zip(self.alphas()[:-1], betas, self.betas(label), strict=True):
             q = posterior(alpha, beta)
             found.append((q * (q.log() - alpha.log() - exact.log())).sum())
         return torch.stack(found)
@@ -92,7 +108,11 @@ class LatentChain:
 
         Link k lowers KL(q_k || alpha_k) with q_k held fixed and alpha_{k-1} as it came; the last link the
         cross-entropy of the target. With exact betas these are the gradients of the loss itself.
+
+        Raises:
+            SedonaError: the label is no class.
         """
+        self._check(label)
         gradients = []
         alphas = [alpha.detach() for alpha in self.alphas()]
         for k, link in enumerate(self.links):
@@ -105,6 +125,11 @@ class LatentChain:
                 local = -alpha[label].log()
             gradients.append(torch.autograd.grad(local, own)[0])
         return gradients
+
+    def _check(self, label: int) -> None:
+        classes = self.links[-1].shape[1]
+        if not 0 <= label < classes:
+            raise SedonaError(f"label {label} is no class; allowed: 0 .. {classes - 1}")
 
 
 def posterior(alpha: Tensor, beta: Tensor) -> Tensor:

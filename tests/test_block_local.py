@@ -156,7 +156,7 @@ def test_sweep_sends_the_target_down_at_once():
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize("split", ["evidence", "sites"])
+@pytest.mark.parametrize("split", ["evidence", "likelihood", "sites"])
 def test_a_network_of_two_blocks_learns_the_digits(name, split, one_thread):
     pictures = data.load("digits")
     profile = profiles.load("smoke")
@@ -197,7 +197,7 @@ def test_messages_of_another_size_are_refused():
     ("change", "words"),
     [
         ({"family": "poisson"}, "unknown family 'poisson'; allowed: gaussian, bernoulli, categorical"),
-        ({"split": "elbo"}, "unknown split 'elbo'; allowed: evidence, sites, kl"),
+        ({"split": "elbo"}, "unknown split 'elbo'; allowed: evidence, likelihood, sites, kl"),
         ({"lag": 0}, "lag 0 is not allowed; allowed: whole numbers from 1 on"),
         ({"hidden": 2.5}, "hidden 2.5 is not allowed"),
         ({"message_size": -1}, "message_size -1 is not allowed"),
@@ -219,10 +219,53 @@ def test_a_decoupling_of_another_network_is_refused():
         divide(toy_network("vgg"), Decoupling.uniform(8, 2, NO_HEAD), CLASSES)
 
 
-@pytest.mark.parametrize("wrong", [torch.tensor([0, CLASSES, 1, 2, 0, 1]), torch.tensor([0, -1, 1, 2, 0, 1])])
-def test_targets_that_are_no_classes_are_refused(wrong):
-    with pytest.raises(SedonaError, match=f"a label outside the classes 0 .. {CLASSES - 1}"):
-        toy(2).backward(batch()[0], wrong, PLAIN)
+@pytest.mark.parametrize("blocks", [1, 2])
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (torch.tensor([0, CLASSES, 1, 2, 0, 1]), f"a label outside the classes 0 .. {CLASSES - 1}"),
+        (torch.tensor([0, -1, 1, 2, 0, 1]), "a label outside the classes"),
+        (torch.zeros(6), r"labels \(6,\) of float32; allowed: \(6,\) of int64"),
+        (torch.zeros(6, CLASSES), r"labels \(6, 5\) of float32"),
+        (torch.zeros(5, dtype=torch.int64), r"labels \(5,\) of int64; allowed: \(6,\)"),
+    ],
+)
+def test_targets_that_are_no_classes_are_refused(wrong, words, blocks):
+    with pytest.raises(SedonaError, match=words):
+        toy(blocks).backward(batch()[0], wrong, PLAIN)
+
+
+def test_an_empty_batch_is_refused():
+    images, labels = batch()
+    with pytest.raises(SedonaError, match="allowed: .at least 1,. of int64"):
+        toy(2).backward(images[:0], labels[:0], PLAIN)
+
+
+def test_a_message_of_another_shape_or_to_the_last_block_is_refused():
+    network = toy(2)
+    heard = network.blocks[0].heard.clone()
+    wanted = tuple(heard.shape)
+    for message in (torch.tensor(3.0), heard[:, :, :1], heard[:2]):
+        with pytest.raises(SedonaError) as caught:
+            network.blocks[0].hear(message)
+        assert str(caught.value) == f"a message of {tuple(message.shape)} for a block; allowed: {wanted}"
+    assert torch.equal(network.blocks[0].heard, heard)
+    with pytest.raises(SedonaError, match="the last block hears the target"):
+        network.blocks[1].hear(heard)
+
+
+def test_number_of_classes_is_the_classifiers():
+    with pytest.raises(SedonaError, match="num_classes is 7; allowed: the classifier's 5"):
+        divide(toy_network("vgg"), Decoupling.uniform(4, 2, NO_HEAD), 7)
+
+
+def test_everything_that_is_added_has_the_networks_type():
+    plain = toy_network("vgg")
+    network = divide(plain.double(), Decoupling.uniform(4, 3, NO_HEAD), CLASSES, seed=1)
+    assert {tensor.dtype for tensor in network.state_dict().values() if tensor.is_floating_point()} == {
+        torch.float64
+    }
+    network.backward(*batch(), PLAIN)
 
 
 # -- specs and the asynchronous trainer --------------------------------------------------------------------------
@@ -275,12 +318,3 @@ def test_a_killed_run_goes_on_with_the_messages_that_were_under_way(tmp_path, on
         pipeline.train(spec, "digits", tmp_path, threads=1)
     thread.join()
     assert same(pipeline.train(spec, "digits", tmp_path, threads=1), wanted)
-
-
-def test_replicas_hear_and_say_each_in_their_own_chain(tmp_path, one_thread):
-    spec = spec_of(2, steps=4, evaluate_every=2, train_pictures=0)
-    outcome = pipeline.train(spec, "digits", tmp_path, threads=1, replicas=2)
-    assert outcome.last.step == 4
-    states = [torch.load(tmp_path / f"block-{n}" / "step-4.pt", weights_only=True)["block"] for n in (1, 2)]
-    assert torch.isfinite(states[0]["head.heard"]).all()
-    assert states[0]["head.heard"].abs().sum() > 0

@@ -11,9 +11,10 @@ import torch.distributions as tdist
 import torch.nn.functional as F
 from torch import Tensor
 
-from sedona_nb.block_losses import SPLITS, feedback_loss, forward_loss, terms
+from sedona_nb.block_losses import SPLITS, feedback_loss, forward_loss, scores, terms
 from sedona_nb.errors import SedonaError
 from sedona_nb.families import FAMILIES, family
+from sedona_nb.latent_chain import LatentChain
 
 CHANNELS, POSITIONS, ROWS, CLASSES = 3, 2, 4, 5
 DISCRETE = ("bernoulli", "categorical")
@@ -116,6 +117,48 @@ def test_categorical_takes_impossible_states():
     torch.testing.assert_close(kl, F.cross_entropy(alpha[:, :, 0], labels, reduction="none"))
 
 
+@pytest.mark.parametrize("kind", ["kl", "terms", "forward", "feedback"])
+def test_impossible_states_leave_values_and_gradients_finite(kind):
+    f, labels = family("categorical"), torch.tensor([1, 0, 2, 2])
+    alpha = draw(ROWS, 1)[:, :, :1].requires_grad_()
+    target = torch.eye(CHANNELS, dtype=torch.float64)[:, :, None].log().requires_grad_()
+    if kind == "kl":
+        value = f.kl(alpha + target[labels], alpha).sum()
+    elif kind == "terms":
+        value = terms(f, alpha, target, labels).likelihood.sum()
+    else:
+        value = (forward_loss if kind == "forward" else feedback_loss)(f, alpha, target, labels, "kl")
+    assert torch.isfinite(value)
+    gradients = torch.autograd.grad(value, [alpha, target], allow_unused=True)
+    assert all(torch.isfinite(gradient).all() for gradient in gradients if gradient is not None)
+
+
+def test_divergence_of_near_gaussians_far_from_zero_keeps_its_digits():
+    generator = torch.Generator().manual_seed(0)
+    p = 30 * torch.randn(4, 64, 2, generator=generator)
+    q = p + 0.002 * torch.randn(p.shape, generator=generator)
+    wanted = 0.5 * (q - p).double().square().sum((1, 2))
+    torch.testing.assert_close(family("gaussian").kl(q, p).double(), wanted, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_likelihood_is_agreement_with_the_size_of_the_message(name):
+    f, alpha, beta = family(name), draw(ROWS, 1), draw(CLASSES, 2)
+    wanted = torch.stack([f.log_partition(alpha + b) - f.log_partition(alpha) for b in beta], 1)
+    torch.testing.assert_close(f.likelihood(alpha, beta), wanted)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("shape", [(2, CHANNELS), (2, POSITIONS, CHANNELS), (2, CHANNELS, 1), (2, 1, 1)])
+def test_messages_about_another_variable_are_refused(name, shape):
+    f, alpha, other = family(name), draw(2, 1), torch.zeros(shape, dtype=torch.float64)
+    for ask in (lambda: f.kl(alpha, other), lambda: f.agreement(alpha, other), lambda: f.likelihood(alpha, other)):
+        with pytest.raises(SedonaError, match=r"allowed: \(rows, channels, positions\), alike but for the rows"):
+            ask()
+    with pytest.raises(SedonaError, match="2 and 1 distributions"):
+        f.kl(alpha, alpha[:1])
+
+
 def test_unknown_family_is_refused():
     with pytest.raises(SedonaError, match="unknown family 'gausian'; allowed: .*did you mean 'gaussian'"):
         family("gausian")
@@ -124,11 +167,47 @@ def test_unknown_family_is_refused():
 # -- the loss and its split --------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("split", ["evidence", "likelihood"])
+def test_with_the_target_itself_as_message_it_is_backpropagation(split, smoothing):
+    """N = 1, the exact posterior: the gradient of the scores is that of the cross-entropy."""
+    alpha, labels = draw(ROWS, 1)[:, :, :1].requires_grad_(), torch.tensor([1, 0, 2, 2])
+    target = torch.eye(CHANNELS, dtype=torch.float64)[:, :, None].log()
+    wanted = F.cross_entropy(alpha[:, :, 0], labels, label_smoothing=smoothing)
+    (slope,) = torch.autograd.grad(wanted, alpha)
+    found = forward_loss(family("categorical"), alpha, target, labels, split, smoothing)
+    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(torch.autograd.grad(found, alpha)[0], slope)
+
+
+@pytest.mark.parametrize("states", [(3,), (2, 3), (4, 2, 5)])
+def test_true_messages_make_the_likelihood_split_the_loss_of_the_whole_chain(states):
+    """In value, at every boundary, and in the gradient of every link; messages as distributions of z do not."""
+    f, off = family("categorical"), []
+    for seed in range(20):
+        chain = LatentChain.random(states, CLASSES, seed)
+        alphas, betas = chain.alphas(), [chain.betas(label) for label in range(CLASSES)]
+        for label in range(CLASSES):
+            live = LatentChain(tuple(link.clone().requires_grad_() for link in chain.links))
+            backprop = torch.autograd.grad(live.loss(label), live.links)
+            for k in range(len(states)):
+                own = chain.links[k].clone().requires_grad_()
+                alpha = (own.softmax(-1) if k == 0 else alphas[k - 1] @ own.softmax(-1)).log()[None, :, None]
+                messages = torch.stack([beta[k] for beta in betas]).log()[:, :, None]
+                losses = {s: forward_loss(f, alpha, messages, torch.tensor([label]), s) for s in SPLITS[:2]}
+                torch.testing.assert_close(losses["likelihood"], chain.loss(label))
+                gradient = torch.autograd.grad(losses["likelihood"], own)[0]
+                torch.testing.assert_close(gradient, backprop[k], rtol=1e-6, atol=1e-9)
+                off.append(losses["evidence"].item() - chain.loss(label).item())
+    assert min(off) < -0.1 < 0.1 < max(off)  # no bound of the network's loss: it lies on both sides
+
+
+@pytest.mark.parametrize("split", ["evidence", "likelihood"])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_terms_add_up_to_the_cross_entropy_of_agreements(name):
+def test_terms_add_up_to_the_cross_entropy_of_the_scores(name, split):
     alpha, beta, labels = draw(ROWS, 1), draw(CLASSES, 2), torch.tensor([0, 4, 2, 2])
-    wanted = F.cross_entropy(family(name).agreement(alpha, beta), labels, reduction="none")
-    found = terms(family(name), alpha, beta, labels)
+    wanted = F.cross_entropy(scores(family(name), alpha, beta, split), labels, reduction="none")
+    found = terms(family(name), alpha, beta, labels, split)
     torch.testing.assert_close(found.evidence, wanted)
     assert (found.kl >= 0).all()
 
@@ -186,7 +265,7 @@ def test_sites_of_a_gaussian_give_the_gradient_of_the_evidence():
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_literal_split_makes_messages_fall_silent(name):
+def test_the_local_part_alone_makes_messages_fall_silent(name):
     """Why "kl" is not the default: what lowers KL(q || alpha) through beta is to say nothing."""
     f, labels = family(name), torch.arange(CLASSES)
     alpha, beta = draw(CLASSES, 1), draw(CLASSES, 2).requires_grad_()
@@ -200,6 +279,45 @@ def test_literal_split_makes_messages_fall_silent(name):
     after = beta.detach()
     after = (after - after.mean(1, keepdim=True)).abs().max() if name == "categorical" else after.abs().max()
     assert after < 0.05 * before
+
+
+@pytest.mark.parametrize("name", ["bernoulli", "categorical"])
+def test_sites_of_other_families_are_another_gradient(name):
+    """The site is sum_c (target_c - share_c) beta_c; the loss towards it leads another way than the evidence."""
+    f, labels = family(name), torch.tensor([0, 4, 2, 2])
+    alpha, beta = draw(ROWS, 1).requires_grad_(), draw(CLASSES, 2)
+    shares = f.agreement(alpha, beta).softmax(1).detach()
+    site = torch.einsum("bc,cns->bns", F.one_hot(labels, CLASSES) - shares, beta)
+    (wanted,) = torch.autograd.grad(f.kl(alpha.detach() + site, alpha).mean(), alpha)
+    ours, other = (
+        torch.autograd.grad(forward_loss(f, alpha, beta, labels, s), alpha)[0] for s in ("sites", "evidence")
+    )
+    torch.testing.assert_close(ours, wanted)
+    assert 0.5 < F.cosine_similarity(ours.flatten(), other.flatten(), 0) < 0.99
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (torch.tensor([0.0, 1, 2, 3]), r"labels \(4,\) of float32; allowed: \(4,\) of int64"),
+        (torch.tensor([0, 1, 2, 3], dtype=torch.int32), "of int32"),
+        (torch.eye(4), r"labels \(4, 4\) of float32"),
+        (torch.tensor([0, 1, 2]), r"labels \(3,\) of int64; allowed: \(4,\)"),
+        (torch.tensor([0, 1, 2, CLASSES]), f"a label outside the classes 0 .. {CLASSES - 1}"),
+        (torch.tensor([0, 1, 2, -100]), "a label outside the classes"),
+        (torch.tensor([0, 1, 2, -1]), "a label outside the classes"),
+    ],
+)
+def test_labels_that_are_no_class_indices_are_refused(labels, words):
+    messages = family("gaussian"), draw(ROWS, 1), draw(CLASSES, 2)
+    for loss in (terms, forward_loss, feedback_loss):
+        with pytest.raises(SedonaError, match=words):
+            loss(*messages, labels)
+    for split in SPLITS:
+        with pytest.raises(SedonaError, match=words):
+            forward_loss(*messages, labels, split)
+    with pytest.raises(SedonaError, match=r"labels \(0,\) of int64; allowed: \(at least 1,\)"):
+        forward_loss(messages[0], messages[1][:0], messages[2], torch.zeros(0, dtype=torch.int64))
 
 
 def test_unknown_split_is_refused():

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from toys import CLASSES, float64, toy_network
 
+from sedona_nb.errors import SedonaError
 from sedona_nb.feedback_alignment import AlignedConv2d, AlignedLinear, align
 
 
@@ -107,6 +108,37 @@ def test_backward_weights_are_fixed_seeded_and_saved():
     for part in weights:
         size = part.weight[0].numel()
         assert part.backward_weight.std().item() == pytest.approx((2 / size) ** 0.5, rel=0.35)
+
+
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [
+        (
+            nn.Conv2d(2, 3, 3, padding=1, padding_mode="reflect"),
+            "1: padding (1, 1), mode 'reflect'; allowed:",
+        ),
+        (nn.Conv2d(2, 3, 3, padding="same"), "1: padding 'same', mode 'zeros'; allowed: a number of zeros"),
+        (align(nn.Linear(2, 3), seed=0), "1 has backward weights already; allowed: to align it once"),
+    ],
+)
+def test_what_cannot_be_aligned_is_refused_and_nothing_changes(part, words):
+    network = nn.Sequential(nn.Linear(2, 2), part)
+    with pytest.raises(SedonaError) as caught:
+        align(network, seed=1)
+    assert str(caught.value).startswith(words)
+    assert type(network[0]) is nn.Linear
+
+
+@pytest.mark.parametrize(("part", "shape"), [(nn.Linear(6, 4), (6,)), (nn.Conv2d(3, 4, 3, padding=1), (3, 5, 5))])
+def test_one_picture_without_a_batch_gets_the_gradients_of_a_batch_of_one(part, shape):
+    aligned = align(part.double(), seed=0)
+    found = []
+    for lead in ((), (1,)):
+        x = torch.arange(0.0, 1.0, 1 / torch.Size(shape).numel(), dtype=torch.float64)
+        x = x[: torch.Size(shape).numel()].view(*lead, *shape).requires_grad_()
+        gradients = torch.autograd.grad(aligned(x).square().sum(), [x, *aligned.parameters()])
+        found.append([gradients[0].view(shape), *gradients[1:]])
+    torch.testing.assert_close(*found)
 
 
 def test_a_channels_last_batch_in_bfloat16_trains():

@@ -63,3 +63,19 @@ def test_exact_messages_make_local_gradients_those_of_the_loss(states, classes):
 def test_links_that_do_not_join_are_refused():
     with pytest.raises(SedonaError, match=r"links \[\(3,\), \(2, 4\)\] do not join"):
         LatentChain((torch.zeros(3), torch.zeros(2, 4)))
+
+
+@pytest.mark.parametrize("label", [-1, 3])
+def test_labels_that_are_no_classes_are_refused(label):
+    chain = LatentChain.random((2, 4), 3)
+    exact = chain.betas(1)
+    with_messages = (lambda y: chain.bound(exact, y), lambda y: chain.local_gradients(exact, y))
+    for ask in (chain.loss, chain.betas, *with_messages):
+        with pytest.raises(SedonaError, match=rf"label {label} is no class; allowed: 0 .. 2"):
+            ask(label)
+
+
+def test_a_message_for_every_latent_variable():
+    chain = LatentChain.random((2, 4), 3)
+    with pytest.raises(SedonaError, match="1 messages for 2 latent variables; allowed: one each"):
+        chain.bound(chain.betas(1)[:1], 1)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import random
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from pipeline_runs import free_port, kill_one, node, same, spec_of, workers
+from pipeline_runs import LAYERS, free_port, kill_one, node, same, spec_of, workers
 from torch import Tensor, nn
 
 from sedona_nb import data, meeting, pipeline, runs, training
+from sedona_nb.block_local import BlockLocalConfig
 from sedona_nb.blocks import LocalLoss
+from sedona_nb.decoupling import Decoupling
 from sedona_nb.errors import SedonaError
+from sedona_nb.heads import NO_HEAD
 from sedona_nb.records import RunSpec
 from sedona_nb.replicas import Position
 from sedona_nb.seeds import mix
@@ -94,6 +98,20 @@ def check_replicas_are_equal(witness: Path, blocks: int, replicas: int) -> None:
                     assert torch.equal(value, other["block"][name]) is ("running" not in name), name
             for number, values in first["optimizer"].items():
                 assert torch.equal(values["momentum_buffer"], other["optimizer"][number]["momentum_buffer"])
+
+
+@pytest.mark.parametrize("lag", [1, 2])
+def test_both_chains_of_block_local_learning_run_in_each_replica(lag, tmp_path, witness, one_thread):
+    cut, settings = Decoupling.uniform(LAYERS, 3, NO_HEAD), BlockLocalConfig(hidden=16, lag=lag)
+    spec = replace(spec_of(3), method="block-local", decoupling=cut, block_local=settings)
+    wanted, twin = twin_of(spec, 2)
+    found = pipeline.train(spec, "digits", tmp_path, depth=1, threads=1, replicas=2)
+    assert same(found, wanted)
+    for number, block in enumerate(twin.first.blocks, 1):
+        saved = torch.load(tmp_path / f"block-{number}" / "step-13.pt", weights_only=True)["block"]
+        assert saved.keys() == block.state_dict().keys()  # feedback weights, what was said, what was heard
+        assert all(torch.equal(saved[name], value) for name, value in block.state_dict().items())
+    check_replicas_are_equal(witness, 3, 2)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

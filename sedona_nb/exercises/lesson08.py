@@ -137,8 +137,7 @@ EXERCISES = (
         "predict",
         "one of 'nothing', 'only the bound', 'the bound and the gradients', 'everything'",
         louder_message,
-        "q_1 is normalised, and bound and gradients hear of beta_1 through q_1 alone: a message is a direction, "
-        "not a size.",
+        "q_1 is normalised, and bound and gradients hear of beta_1 through q_1 alone.",
     ),
     Exercise(
         "08.2",
