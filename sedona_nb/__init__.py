@@ -113,6 +113,7 @@ MODULES = (
     "tables",
     "verdicts",
     "record_frames",
+    "result_tables",
     "errors_by_k",
     "overview",
     "refresh",

@@ -37,6 +37,7 @@ class Entry:
             as one of them has no record.
         protocol: name of the protocol that `runs` and `needs` are of.
         lacks: why there can be no runs here, whatever is recorded; "": they can.
+        draws: the runs are random draws of a configuration, not seeds of one.
     """
 
     network: str
@@ -47,6 +48,7 @@ class Entry:
     needs: tuple[Spec, ...] = ()
     protocol: str = ""
     lacks: str = ""
+    draws: bool = False
 
 
 class NotAtHand(SedonaError):
@@ -100,7 +102,7 @@ def entry(
         decoupling = cuts[seed] if isinstance(cuts[seed], Decoupling) else None
         trained = protocol.seeds[0] if draws else seed
         runs.append(protocol.spec(method, trained, setting, num_blocks, decoupling, results.get(seed)))
-    return Entry(*shown, tuple(runs), tuple(needs), protocol.name)
+    return Entry(*shown, tuple(runs), tuple(needs), protocol.name, draws=draws)
 
 
 def random_splits(network: str, num_blocks: int, seed: int) -> Decoupling:

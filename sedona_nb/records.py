@@ -199,6 +199,19 @@ def _as_tuple(value: Any) -> Any:
     return tuple(map(_as_tuple, value)) if isinstance(value, list) else value
 
 
+def differences(one: Any, other: Any) -> dict[str, tuple[Any, Any]]:
+    """The fields in which two dataclasses differ, by name ("inner.lr"), with both values."""
+    found = {}
+    for field_ in dataclasses.fields(one):
+        values = getattr(one, field_.name), getattr(other, field_.name)
+        if all(map(dataclasses.is_dataclass, values)):
+            inner = differences(*values)
+            found |= {f"{field_.name}.{name}": pair for name, pair in inner.items()}
+        elif values[0] != values[1]:
+            found[field_.name] = values
+    return found
+
+
 def protocol(spec: Spec) -> str:
     """One line for captions: what ran, on what, for how long."""
     network = f"{spec.network.name} {spec.network.width:g}x"

@@ -14,6 +14,7 @@ failed; 2 for a mistake in the arguments; 75 if it stopped as asked and there is
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import re
 import signal
@@ -43,6 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(error, file=sys.stderr)
         return 1 if isinstance(error, RunsFailed) else 2
+    except BrokenPipeError:  # whoever read this has seen enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print("\ninterrupted; what was trained since the last checkpoint is lost", file=sys.stderr)
         return 130
@@ -88,8 +92,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
             )
     if options.threads < 1 or (options.workers is not None and options.workers < 1):
         raise SedonaError("--threads and --workers are whole numbers from 1")
-    if options.price is not None and options.price < 0:
-        raise SedonaError(f"--price {options.price:g} is not allowed; allowed: from 0")
+    if options.price is not None and not 0 <= options.price < math.inf:
+        raise SedonaError(f"--price {options.price:g} is not allowed; allowed: a number from 0")
     options.stop_after = None if options.stop_after is None else seconds(options.stop_after)
     return options
 
@@ -140,11 +144,12 @@ def _pictures(name: str):
 
 
 def _list(options: argparse.Namespace) -> int:
+    from sedona_nb import result_tables
     from sedona_nb.grid import describe, state_of
 
     grid = _grid(options)
     for name in grid.names:
-        print(name)
+        print(name if grid.entries(name) else result_tables.no_entries(name))
         for entry in grid.entries(name):
             print(f"  {entry.network}, {entry.variant}, K = {entry.num_blocks}")
             for spec in (*entry.needs, *entry.runs):
@@ -177,15 +182,11 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _table(options: argparse.Namespace) -> int:
-    from sedona_nb import verdicts
+    from sedona_nb import result_tables
 
     grid = _grid(options)
-    for name in grid.names:
-        entries = grid.entries(name)
-        print(f"{name}: {', '.join(protocol.label for protocol in grid.protocols)}")
-        against = "backprop" if any(entry.variant == "backprop" for entry in entries) else None
-        print(verdicts.side_by_side(entries, grid.store, against=against).round(2).to_string(index=False))
-        print(*verdicts.missing(entries, grid.store), sep="\n")
+    labels = [protocol.label for protocol in grid.protocols]
+    print("\n\n".join(result_tables.text(name, labels, grid.entries(name), grid.store) for name in grid.names))
     return 0
 
 

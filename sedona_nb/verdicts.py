@@ -17,6 +17,8 @@ from sedona_nb.runs import RunStore
 ABOUT = ("protocol", "network", "variant", "K")
 NO_RECORD = "no record"
 CONFIDENCE = 0.95
+SEED_NOISE = 0.3  # percentage points: seeds of one decoupling deviate by 0.1 to 0.2 in the paper (Table 4)
+FEW = 5  # draws of a random configuration of which a mean says something of all
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def side_by_side(
     """A row an entry: protocol, network, variant, K, paper, ours, spread, n, of, verdict.
 
     `n` counts the records found and `of` the runs that the entry asks for; ours is NaN where there is no record,
-    and a record of any other spec is not looked at.
+    or fewer than `FEW` of random draws. A record of any other spec is not looked at.
 
     Args:
         entries: of `experiments.load`.
@@ -62,7 +64,9 @@ def side_by_side(
     rows, samples = [], {}
     for place, entry in enumerate(entries):
         records = [record for record in map(store.load, entry.runs) if record is not None]
-        sample = Sample.of([measure(record) for record in records]) if records else None
+        values = [value for value in map(measure, records) if not isnan(value)]
+        enough = len(values) >= (min(FEW, len(entry.runs)) if entry.draws else 1)
+        sample = Sample.of(values) if values and enough else None
         samples[place] = sample
         rows.append(
             {
@@ -80,7 +84,9 @@ def side_by_side(
     frame = pd.DataFrame(rows, columns=[*ABOUT, "paper", "ours", "spread", "n", "of"])
     frame["of"] = frame["of"].astype("Int64")
     if against is not None:
-        frame["verdict"] = [_row_verdict(entries, samples, place, against) for place in range(len(entries))]
+        verdicts = [_row_verdict(entries, samples, place, against) for place in range(len(entries))]
+        few = [sample is None and row["n"] > 0 for sample, row in zip(samples.values(), rows, strict=True)]
+        frame["verdict"] = ["too few runs" if f else verdict for f, verdict in zip(few, verdicts, strict=True)]
     return frame
 
 
@@ -90,7 +96,7 @@ def shown(frame: pd.DataFrame) -> pd.DataFrame:
         {
             **{column: getattr(row, column) for column in ABOUT},
             "paper": "" if isnan(row.paper) else f"{row.paper:.2f}",
-            "ours": _number(row.ours, row.spread),
+            "ours": _number(row.ours, row.spread) if row.n == 0 or not isnan(row.ours) else "-",
             "runs": "" if pd.isna(row.of) else f"{row.n} of {row.of}",
             **({"verdict": row.verdict} if "verdict" in frame else {}),
         }
@@ -155,7 +161,7 @@ def compare(printed: float | None, found: tuple[float, float, float] | None) -> 
 
     Args:
         printed: the paper's difference; None where it prints none.
-        found: of `difference`.
+        found: of `difference`. A printed difference below `SEED_NOISE` has no sign that could be confirmed.
     """
     if found is None:
         return "too few runs"
@@ -165,6 +171,8 @@ def compare(printed: float | None, found: tuple[float, float, float] | None) -> 
         return f"{words}: undecided"
     if printed is None or printed != printed:
         return f"{words}: {'worse' if mean > 0 else 'better'}"
+    if abs(printed) < SEED_NOISE:
+        return f"{words}: {'worse' if mean > 0 else 'better'}; level in the paper ({printed:+.2f})"
     return f"{words}: {'as' if mean * printed > 0 else 'not as'} in the paper ({printed:+.2f})"
 
 

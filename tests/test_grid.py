@@ -179,7 +179,8 @@ def signals():
         (("run", "--engine", "ray", "--workers", "0"), "--threads and --workers are whole numbers from 1"),
         (("run", "--stop-after", "soon"), "'soon' is no time; allowed: such as 90s, 9m, 2h"),
         (("run", "--device", "cuda:99"), "no device 'cuda:99' on this machine"),
-        (("estimate", "--price", "-1"), "--price -1 is not allowed"),
+        (("estimate", "--price", "-1"), "--price -1 is not allowed; allowed: a number from 0"),
+        (("estimate", "--price", "nan"), "--price nan is not allowed"),
         (("list", "--data", "cifar01"), "unknown data set 'cifar01'"),
     ],
 )

@@ -26,7 +26,15 @@ SHOWING = (
     *("backgrounds", "backgrounds", "captions", "charts", "comparisons", "cut_explorers", "diagrams"),
     *("drawing", "errors_by_k", "explorer_charts", "inference_charts", "live_panel", "message_charts"),
     *("mixture_charts", "model_explorers", "overview", "panels", "paper", "playback_charts"),
-    *("record_explorers", "record_frames", "result_charts", "search_charts", "speed_charts", "tables"),
+    *(
+        "record_explorers",
+        "record_frames",
+        "result_charts",
+        "result_tables",
+        "search_charts",
+        "speed_charts",
+        "tables",
+    ),
     *("verdicts", "views", "viz", "widgets"),
 )
 PICTURES = ("image/png", "image/jpeg")

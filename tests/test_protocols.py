@@ -13,7 +13,7 @@ from sedona_nb.entries import WHOLE
 from sedona_nb.errors import SedonaError
 from sedona_nb.networks import NetworkConfig
 from sedona_nb.protocols import BLOCKWISE, Protocol, Setting, chosen
-from sedona_nb.records import METHODS, RunSpec, spec_hash
+from sedona_nb.records import METHODS, RunSpec, differences, spec_hash
 from sedona_nb.runs import RunStore, search_result
 
 NETWORKS = ("vgg19", "resnet50", "resnet101", "resnet152")
@@ -260,3 +260,10 @@ def test_a_method_does_not_choose_for_another_but_sedona_for_decouplings_like_it
     cuts = {spec.decoupling for spec in protocol.tuning("sedona").values()}
     assert cuts == {Decoupling.published("vgg19", 4)}
     assert str(protocol.settings[1]) == "rate 0.1, warm-up 200"
+
+
+def test_differences_are_named_down_to_the_setting():
+    one = protocols.load("paper", "vgg19").search(0)
+    other = replace(one, seed=3, search=replace(one.search, inner=replace(one.search.inner, lr=0.5)))
+    assert differences(one, one) == {}
+    assert differences(one, other) == {"search.inner.lr": (one.search.inner.lr, 0.5), "seed": (0, 3)}
