@@ -5,7 +5,7 @@
     python -m sedona_nb.refresh 18 --cells table08     # of this one, only cells with this text; others time things
     python -m sedona_nb.refresh 27 --figures           # and what it leaves in figures/ (profile small)
 
-Lessons, and the reproductions that train or time something of their own (11, 18, 22), have to be named. A notebook
+Lessons, and the reproductions that train or time something of their own (11, 18), have to be named. A notebook
 is run as it stands, in a process of its own, and keeps all but its outputs; one that fails keeps these, too.
 Exit code: 0; 1 if a notebook failed; 2 for a mistake in the arguments.
 """
