@@ -179,7 +179,8 @@ def alignment_by_layer(table: pd.DataFrame, ends: Mapping[str, Sequence[int]], p
 def generalization(table: pd.DataFrame, protocol: str = "") -> Figure:
     """Table 7: from the error on training pictures to that on others, a line a row; its length is the gap.
 
-    `table`: columns source (a panel each), row, train, other.
+    `table`: columns source (a panel each), row, train, other. All panels span equally many points, each around
+    its own errors, so that a gap of one point has one length.
 
     Raises:
         SedonaError: a column is missing, or there is no row.
@@ -187,6 +188,8 @@ def generalization(table: pd.DataFrame, protocol: str = "") -> Figure:
     need(table, ("source", "row", "train", "other"))
     sources = list(dict.fromkeys(table["source"]))
     tallest = max(int((table["source"] == source).sum()) for source in sources)
+    ends = table.melt("source", ["train", "other"]).groupby("source")["value"].agg(["min", "max"])
+    span = 1.24 * max((ends["max"] - ends["min"]).max(), 1e-9)
     with drawing(1.2 + 3.9 * len(sources), 1.1 + 0.34 * tallest, note=protocol) as figure:
         grid = figure.subplots(1, len(sources), squeeze=False)[0]
         for axes, source in zip(grid, sources, strict=True):
@@ -198,8 +201,10 @@ def generalization(table: pd.DataFrame, protocol: str = "") -> Figure:
             axes.set_yticks(places, [label(row) for row in part["row"]])
             axes.tick_params(axis="y", length=0)
             axes.grid(visible=False)
-            axes.margins(x=0.12, y=0.2)
-            axes.set(xlabel="error (%)", title=source)
+            axes.margins(y=0.2)
+            # Around the middle of its errors, but with little room below zero, where no error is.
+            left = max(ends.loc[source].mean() - span / 2, -0.1 * span)
+            axes.set(xlabel="error (%)", title=source, xlim=(left, left + span))
         handles, labels = grid[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper right", ncols=2)
     return figure

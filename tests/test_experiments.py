@@ -125,17 +125,21 @@ def test_nothing_is_trained_or_written(tmp_path):
 @every_protocol
 def test_printed_numbers_are_the_papers_cells(protocol_name, network, tmp_path):
     protocol, store = protocols.load(protocol_name, network), RunStore(tmp_path)
-    printed = {
-        name: {e.variant: e.printed for e in experiments.load(name, protocol, store) if e.printed is not None}
-        for name in EXPERIMENTS
-    }
+    printed = {}
+    for name in EXPERIMENTS:
+        with_numbers = [e for e in experiments.load(name, protocol, store) if e.printed is not None]
+        assert {e.num_blocks for e in with_numbers} <= {1, 4}  # no table has an error at another K
+        printed[name] = {e.variant: e.printed for e in with_numbers}
+        assert len(printed[name]) == len(with_numbers)
 
     def cells(frame, key: str, number: str = "error", **only) -> dict[str, float]:
         for column, value in {"network": network, **only}.items():
             frame = frame[frame[column] == value] if column in frame else frame
         return dict(zip(frame[key], frame[number], strict=True))
 
-    assert printed.pop("table02") == cells(paper.table2(), "method", data="cifar10")
+    table2 = cells(paper.table2(), "method", data="cifar10")
+    for name in ("table02", "figure03", "figure07"):
+        assert printed.pop(name) == table2, name
     assert printed.pop("table04") == cells(paper.table4(), "variant")
     table6 = cells(paper.table6(), "method")
     assert printed.pop("table06") == {
@@ -151,7 +155,7 @@ def test_printed_numbers_are_the_papers_cells(protocol_name, network, tmp_path):
     data = "cifar10" if protocol.profile.data.startswith("cifar10") else protocol.profile.data
     poster = cells(paper.poster_table1(), "method", "accuracy", data=data)
     assert printed.pop("poster_table1") == {method: 100 - value for method, value in poster.items()}
-    assert set(map(str, printed.values())) == {"{}"}  # the figures, and Table 7, which is on ImageNet
+    assert set(map(str, printed.values())) == {"{}"}  # the other figures, and Table 7, which is on ImageNet
 
 
 def test_printed_numbers_read_off_the_paper(tmp_path):
@@ -162,6 +166,11 @@ def test_printed_numbers_read_off_the_paper(tmp_path):
         "backprop": 12.31, "predsim": 13.87, "dgl": 12.19, "sedona": 11.58,
         "own search": None, RELEASED: None, "even cost": None,
     }  # fmt: skip
+    points = {(e.variant, e.num_blocks): e.printed for e in experiments.load("figure03", resnet, store)}
+    assert [points["backprop", 1], points["predsim", 4], points["sedona", 4]] == [7.14, 7.93, 6.59]
+    assert [points[method, 2] for method in ("predsim", "dgl", "sedona")] == [None] * 3
+    tiny = protocols.load("paper", "resnet101", data="tiny-imagenet")
+    assert experiments.load("figure03", tiny, store)[0].printed == 44.50
     assert [e.printed for e in experiments.load("table04", resnet, store)] == [6.59, 7.49, 7.07]
     assert [e.printed for e in experiments.load("table06", vgg, store)] == [12.31, 12.02, 11.58]
     assert [e.printed for e in experiments.load("table08", resnet, store)] == [6.59, 6.62, 6.76, 6.89]

@@ -184,6 +184,17 @@ def test_a_gap_is_a_line_from_training_to_other_pictures():
     assert legends(figure) == ["training pictures", "others"]
 
 
+@pytest.mark.parametrize("last", [(33.0, 34.0), (0.0, 0.0), (99.0, 100.0)])
+def test_a_gap_of_one_point_has_one_length_in_all_panels(last):
+    few = pd.DataFrame([("paper", "backprop", 5.0, 21.0), ("ours", "dgl", *last)], columns=GAPS.columns)
+    figure = result_charts.generalization(few)
+    spans = [np.ptp(axes.get_xlim()) for axes in figure.axes]
+    assert spans == [pytest.approx(1.24 * 16)] * 2
+    for axes, row in zip(figure.axes, few.itertuples(), strict=True):
+        left, right = axes.get_xlim()
+        assert -2 < left < row.train <= row.other < right
+
+
 def test_intervals_stand_one_below_the_other_and_a_missing_one_leaves_no_gap():
     figure = inference_charts.intervals(ESTIMATES, "points")
     (axes,) = figure.axes
