@@ -214,7 +214,7 @@ class BlockLocalNetwork(BlockNetwork):
         """`LocalBlock.local_step` of every block, from the first to the last; as `BlockNetwork.backward`.
 
         Raises:
-            SedonaError: labels that are no classes; where in a row a value is, on a GPU PyTorch says.
+            SedonaError: labels that are no classes; on a GPU PyTorch itself refuses values out of range.
         """
         rows = len(images) * (images[0, 0].numel() if self.per_position else 1)
         block_losses.check_labels(labels, self.blocks[-1].num_classes, rows)

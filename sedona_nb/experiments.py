@@ -163,9 +163,13 @@ def load(name: str, protocols: Protocol | Sequence[Protocol], store: RunStore) -
     """
     experiment = EXPERIMENTS[choose(name, EXPERIMENTS, "experiment")]
     listed = [protocols] if isinstance(protocols, Protocol) else protocols
-    networks = POSTER_NETWORKS.get(name, tuple(n for n in NUM_LAYERS if n not in UNPRINTED))
-    fitting = [protocol for protocol in listed if protocol.profile.network.name in networks]
+    fitting = [protocol for protocol in listed if protocol.profile.network.name in networks(name)]
     return [entry for protocol in fitting for entry in experiment(protocol, store)]
+
+
+def networks(name: str) -> tuple[str, ...]:
+    """The networks that an experiment has entries for."""
+    return POSTER_NETWORKS.get(name, tuple(n for n in NUM_LAYERS if n not in UNPRINTED))
 
 
 def _sweep(protocol: Protocol, store: RunStore, compared: Sequence[str]) -> list[Entry]:

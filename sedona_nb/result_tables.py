@@ -8,7 +8,6 @@ from math import nan
 
 from sedona_nb import experiments, verdicts
 from sedona_nb.entries import Entry
-from sedona_nb.protocols import NUM_LAYERS, UNPRINTED
 from sedona_nb.records import Record
 from sedona_nb.store import RunStore
 
@@ -33,11 +32,6 @@ MEASURES: dict[str, dict[str, Callable[[Record], float]]] = {
     "table07": {"training error in %": training_error, **TEST_ERROR},
     "figure08": {"mean cosine of gradients below the last block": cosine_below},
 }
-
-
-def networks(name: str) -> tuple[str, ...]:
-    """The networks that an experiment has entries for."""
-    return experiments.POSTER_NETWORKS.get(name, tuple(n for n in NUM_LAYERS if n not in UNPRINTED))
 
 
 def text(name: str, labels: Sequence[str], entries: Sequence[Entry], store: RunStore) -> str:
@@ -65,4 +59,4 @@ def text(name: str, labels: Sequence[str], entries: Sequence[Entry], store: RunS
 
 def no_entries(name: str) -> str:
     """One line for an experiment that is about other networks."""
-    return f"{name}: nothing for this network; allowed: --network {' or '.join(networks(name))}"
+    return f"{name}: nothing for this network; allowed: --network {' or '.join(experiments.networks(name))}"
