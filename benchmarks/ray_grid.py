@@ -1,6 +1,6 @@
 """A grid of eight short runs: one after another in this process, and on a local Ray with two workers.
 
-    python benchmarks/ray_grid.py [--workers 2] [--steps 370] [--rounds 1]
+    python benchmarks/ray_grid.py [--workers 2] [--steps 900] [--rounds 1]
 
 Each run has one thread. Both ways take turns, with fresh stores, and leave the same records. Ray's time is given
 twice: from nothing to nothing, and without what an empty Ray takes to start and to end; that its workers import
@@ -76,7 +76,7 @@ def results(work: Grid) -> list[dict]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=370)
+    parser.add_argument("--steps", type=int, default=900)
     parser.add_argument("--width", type=float, default=1 / 8)
     parser.add_argument("--rounds", type=int, default=1)
     options = parser.parse_args()

@@ -25,7 +25,7 @@ from sedona_nb.data import Pictures
 from sedona_nb.devices import describe
 from sedona_nb.grid import Grid
 from sedona_nb.provenance import Provenance
-from sedona_nb.records import Record, RunSpec, SearchSpec, Spec, TimingSpec, spec_hash
+from sedona_nb.records import Record, RunSpec, SearchSpec, Spec, Timing, spec_hash
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def _paces(records: Iterable[Record], device: torch.device, pictures: Pictures |
     paces = []
     for record in records:
         spec, origin = record.spec, record.provenance
-        sizes = None if isinstance(spec, TimingSpec) else work.sizes(spec.data, pictures)
+        sizes = None if isinstance(spec, Timing) else work.sizes(spec.data, pictures)
         if sizes is not None and re.match(rf"{device.type}\b", origin.device) and origin.seconds > 0:
             rate = undisturbed(origin) / work.of(spec, sizes)
             paces.append(_Pace(spec, work.step(spec, sizes), rate, origin.device, origin.threads))
@@ -160,7 +160,7 @@ def undisturbed(origin: Provenance) -> float:
 
 
 def _from(spec: Spec, paces: Sequence[_Pace], device: torch.device, pictures: Pictures | None) -> Estimate | None:
-    sizes = None if isinstance(spec, TimingSpec) else work.sizes(spec.data, pictures)
+    sizes = None if isinstance(spec, Timing) else work.sizes(spec.data, pictures)
     paces = [pace for pace in paces if _manner(pace.spec) == _manner(spec)]
     if sizes is None or not paces:
         return None

@@ -13,26 +13,20 @@ batches (a few percent) and writing files.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
-from sedona_nb import adjoint, bilevel, devices
-from sedona_nb import relaxed as relax
-from sedona_nb.bilevel import Batch, Problem
 from sedona_nb.footprint import PictureSizes
 from sedona_nb.heads import HeadConfig
-from sedona_nb.lean.program import Program
 from sedona_nb.networks import NetworkConfig
 from sedona_nb.search_config import SearchConfig
+from sedona_nb.search_pieces import Pieces, Work, fastest
 
 USUAL = 8  # pictures in the first batch
 RATIO = 4  # of both batch sizes
-SHORT = 0.5  # seconds in all, under which more runs are timed
 LONG = 20.0  # seconds; if the first size takes longer, the second is not larger but smaller
 MORE = 4  # times as many validation pictures, for the cost of one
-RATE = 1e-4  # of the steps: the weights are random and have to stay finite
 
 
 @dataclass(frozen=True)
@@ -96,7 +90,7 @@ def measure(
 
 
 class _Probe:
-    """The network of a search with random weights and pictures, and a clock."""
+    """The pieces of a search, and what they take here."""
 
     def __init__(
         self,
@@ -106,17 +100,9 @@ class _Probe:
         heads: HeadConfig | None,
         device: torch.device,
     ):
-        self.pictures, self.config, self.device = pictures, config, device
-        self.shape = pictures.in_channels, pictures.image_size, pictures.image_size
-        base = network.build(pictures.num_classes, pictures.image_size, pictures.in_channels, seed=0)
-        self.relaxed = relax.relax(base, pictures.num_classes, network.width, config=heads, seed=0)
-        self.relaxed.to(device, memory_format=torch.channels_last)
-        self.weights = bilevel.trainable(bilevel.initial_weights(self.relaxed), device)
-        rows = self.relaxed.num_layers - 1
-        self.alpha = torch.zeros(rows, 2, device=device)
-        self.beta = torch.zeros(rows, self.relaxed.num_heads, device=device)
-        self.program = Program(self.relaxed, self.shape, config.precision) if config.backend == "adjoint" else None
-        self.generator = torch.Generator().manual_seed(0)
+        self.config = config
+        picture = pictures.in_channels, pictures.image_size, pictures.image_size
+        self.pieces = Pieces(network, pictures.num_classes, picture, config, heads, device)
         # The cheapest first step differs from further ones; the released objective leaves out the last one.
         self.fewest = min(config.inner.steps, 2 if config.objective == "released" else 1)
 
@@ -131,54 +117,17 @@ class _Probe:
         return [found[size] for size in sorted(found)]
 
     def _round(self, size: int) -> _Round:
-        few, more = (self._outer(size, size, self.fewest + extra) for extra in (0, 1))
-        return _Round(size, self._seconds(self._step, self._batch(size)), few, more)
+        few, more = (self._seconds(self.pieces.hypergradient(size, size, self.fewest + n)) for n in (0, 1))
+        return _Round(size, self._seconds(self.pieces.step(size)), few, more)
 
     def validation_picture(self, large: _Round) -> float:
         """Seconds that one more picture in the outer batch costs."""
-        more = self._outer(large.size, MORE * large.size, self.fewest)
+        more = self._seconds(self.pieces.hypergradient(large.size, MORE * large.size, self.fewest))
         return max(more - large.few, 0.0) / ((MORE - 1) * large.size)
 
     def evaluation(self, size: int) -> float:
         """Seconds a picture for the error of the classifier."""
-        images, _ = self._batch(MORE * size)
+        return self._seconds(self.pieces.evaluation(MORE * size)) / (MORE * size)
 
-        def evaluate() -> None:
-            with torch.no_grad():
-                relax.forward(self.relaxed, self.weights.parameters, self.weights.buffers, images, None, None)
-
-        self.relaxed.eval()
-        return self._seconds(evaluate) / len(images)
-
-    def _step(self, batch: Batch) -> None:
-        shares = self.alpha.softmax(1), self.beta.softmax(1)
-        if self.program is not None:
-            adjoint.inner_step(self.program, self.weights, *shares, batch, RATE, self.config.inner)
-        else:
-            bilevel.inner_step(self.relaxed, self.weights, *shares, batch, RATE, self.config.inner)
-
-    def _outer(self, size: int, outer: int, steps: int) -> float:
-        inner = replace(self.config.inner, steps=steps)
-        batches = [self._batch(size) for _ in range(steps)]
-        problem = Problem(
-            self.relaxed, self.weights, self.alpha, self.beta, batches, self._batch(outer), RATE, inner
-        )
-        objective, backend = self.config.objective, self.config.backend
-        if self.program is not None:
-            return self._seconds(adjoint.adjoint_hypergradient, problem, objective, self.program)
-        return self._seconds(bilevel.hypergradient, problem, objective, backend)
-
-    def _batch(self, size: int) -> Batch:
-        images = torch.randn(size, *self.shape, generator=self.generator)
-        labels = torch.randint(self.pictures.num_classes, (size,), generator=self.generator)
-        return images.to(self.device, memory_format=torch.channels_last), labels.to(self.device)
-
-    def _seconds(self, work: Callable[..., object], *arguments: object) -> float:
-        """The best of two runs, or more if they are short; the first also chooses kernels and fetches memory."""
-        seconds: list[float] = []
-        while len(seconds) < 2 or (sum(seconds) < SHORT and len(seconds) < 5):
-            began = time.perf_counter()
-            work(*arguments)
-            devices.synchronize(self.device)
-            seconds.append(time.perf_counter() - began)
-        return min(seconds)
+    def _seconds(self, work: Work) -> float:
+        return fastest(work, self.pieces.device)

@@ -88,8 +88,25 @@ class TimingSpec:
     heads: HeadConfig = field(default_factory=HeadConfig)
 
 
-Spec = SearchSpec | RunSpec | TimingSpec
-KINDS = {"search": SearchSpec, "training": RunSpec, "timing": TimingSpec}
+@dataclass(frozen=True)
+class SearchTimingSpec:
+    """What is timed: the pieces of a search, see `search_times`; its record says where."""
+
+    network: NetworkConfig
+    num_classes: int
+    image_size: int
+    batch_size: int
+    outer_batch_size: int
+    inner_steps: tuple[int, ...] = (1, 5)  # hypergradients go through so many
+    in_channels: int = 3
+    backend: str = "adjoint"
+    device: str = "cpu"  # its type; on a CPU with one thread, in processor time
+    heads: HeadConfig = field(default_factory=HeadConfig)
+
+
+Timing = TimingSpec | SearchTimingSpec
+Spec = SearchSpec | RunSpec | Timing
+KINDS = {"search": SearchSpec, "training": RunSpec, "timing": TimingSpec, "search timing": SearchTimingSpec}
 
 
 @dataclass(frozen=True)
@@ -215,8 +232,11 @@ def differences(one: Any, other: Any) -> dict[str, tuple[Any, Any]]:
 def protocol(spec: Spec) -> str:
     """One line for captions: what ran, on what, for how long."""
     network = f"{spec.network.name} {spec.network.width:g}x"
-    if isinstance(spec, TimingSpec):
-        return f"{network}, {spec.in_channels}x{spec.image_size}x{spec.image_size}, batch {spec.batch_size}"
+    if isinstance(spec, Timing):
+        shape = f"{network}, {spec.in_channels}x{spec.image_size}x{spec.image_size}, batch {spec.batch_size}"
+        if isinstance(spec, TimingSpec):
+            return shape
+        return f"{shape}, validation batch {spec.outer_batch_size}, backend {spec.backend}"
     if isinstance(spec, SearchSpec):
         config = spec.search
         return (

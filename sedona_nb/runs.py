@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 import torch
 
-from sedona_nb import devices, layer_times, provenance, search, training
+from sedona_nb import devices, layer_times, provenance, search, search_times, training
 from sedona_nb import relaxed as relax
 from sedona_nb.block_local import divide
 from sedona_nb.blocks import decouple
@@ -26,8 +26,10 @@ from sedona_nb.data import ImageData, Pictures
 from sedona_nb.errors import SedonaError
 from sedona_nb.features_replay import ReplayNetwork
 from sedona_nb.feedback_alignment import align
-from sedona_nb.records import Record, RunSpec, SearchSpec, Spec, TimingSpec, decode
+from sedona_nb.layer_times import LayerTimes
+from sedona_nb.records import Record, RunSpec, SearchSpec, Spec, Timing, TimingSpec, decode
 from sedona_nb.search_config import SearchResult
+from sedona_nb.search_times import SearchTimes
 from sedona_nb.seeds import mix
 from sedona_nb.store import RunStore
 
@@ -148,12 +150,11 @@ def find_or_train(
     return record
 
 
-def find_or_time(
-    spec: TimingSpec, store: RunStore, device: torch.device | str = "cpu", profile: str = ""
-) -> Record:
-    """The record of a network's layers, timed if the store has none; `layer_times_of` gives the times back.
+def find_or_time(spec: Timing, store: RunStore, device: torch.device | str = "cpu", profile: str = "") -> Record:
+    """The record of times of a network's layers or of a search's pieces, taken if the store has none.
 
-    On a CPU everything is timed with one thread and in processor time, which other work disturbs least.
+    `layer_times_of` and `search_times_of` give the times back. On a CPU everything is timed with one thread and in
+    processor time, which other work disturbs least.
 
     Raises:
         SedonaError: the device is not of the spec's type.
@@ -170,16 +171,7 @@ def find_or_time(
         torch.set_num_threads(1)
         clock = time.process_time
     try:
-        times = layer_times.measure(
-            spec.network,
-            spec.num_classes,
-            spec.image_size,
-            spec.in_channels,
-            spec.batch_size,
-            spec.heads,
-            device,
-            clock=clock,
-        )
+        times = _timed(spec, device, clock)
         origin = provenance.here(device, time.perf_counter() - began, devices.peak_memory(device), profile)
     finally:
         torch.set_num_threads(threads)
@@ -188,9 +180,23 @@ def find_or_time(
     return record
 
 
-def layer_times_of(record: Record) -> layer_times.LayerTimes:
+def _timed(spec: Timing, device: torch.device, clock: Callable[[], float]) -> LayerTimes | SearchTimes:
+    shape = spec.network, spec.num_classes, spec.image_size, spec.in_channels, spec.batch_size
+    if isinstance(spec, TimingSpec):
+        return layer_times.measure(*shape, spec.heads, device, clock=clock)
+    return search_times.measure(
+        *shape, spec.outer_batch_size, spec.inner_steps, spec.backend, spec.heads, device, clock
+    )
+
+
+def layer_times_of(record: Record) -> LayerTimes:
     """The `LayerTimes` of a timing's record."""
-    return decode(layer_times.LayerTimes, record.result)
+    return decode(LayerTimes, record.result)
+
+
+def search_times_of(record: Record) -> SearchTimes:
+    """The `SearchTimes` of the record of a search's pieces."""
+    return decode(SearchTimes, record.result)
 
 
 def as_json(result: dict) -> dict:

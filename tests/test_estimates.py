@@ -18,7 +18,7 @@ from sedona_nb import data, estimates, experiments, methods, plans, protocols, w
 from sedona_nb.decoupling import Decoupling
 from sedona_nb.devices import describe
 from sedona_nb.grid import Grid, execute
-from sedona_nb.records import Record, RunSpec, SearchSpec, TimingSpec, spec_hash
+from sedona_nb.records import Record, RunSpec, SearchSpec, Timing, spec_hash
 from sedona_nb.runs import build, search_result
 from sedona_nb.store import RunStore
 
@@ -30,7 +30,7 @@ CPU = torch.device("cpu")
 def recorded() -> list[Record]:
     """The records of this repository, timings left out."""
     found = RunStore(REPOSITORY / "results").records()
-    return [record for record in found if not isinstance(record.spec, TimingSpec)]
+    return [record for record in found if not isinstance(record.spec, Timing)]
 
 
 @pytest.fixture
