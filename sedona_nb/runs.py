@@ -82,7 +82,8 @@ def find_or_search(
             name: value.tolist() if isinstance(value, torch.Tensor) else value
             for name, value in ((part.name, getattr(outcome, part.name)) for part in dataclasses.fields(outcome))
         }
-        origin = provenance.here(device, outcome.seconds, devices.peak_memory(device), profile)
+        peak, processor = devices.peak_memory(device), outcome.processor_seconds
+        origin = provenance.here(device, outcome.seconds, peak, profile, processor)
         record = Record(spec, as_json(result), origin)
         store.save(record)
     return record

@@ -144,15 +144,20 @@ class _Search:
         """Write the state; the files of evicted weight sets go only after that."""
         if self.folder is None:
             return
-        self.state.seconds += time.perf_counter() - self.clock
-        self.clock = time.perf_counter()
+        self.count_time()
         content = {"identity": self.identity, "memory": self.memory.state(), "state": self.state.to_saved()}
         save_checkpoint(self.folder / "search.pt", content)
         self.memory.commit()
 
+    def count_time(self) -> None:
+        """Note what has been spent since the last time."""
+        now, processor = time.perf_counter(), time.process_time()
+        self.state.passed(now - self.clock, processor - self.processor_clock)
+        self.clock, self.processor_clock = now, processor
+
     def resume(self) -> None:
         """Take up the checkpoint of the folder, if there is one."""
-        self.clock = time.perf_counter()
+        self.clock, self.processor_clock = time.perf_counter(), time.process_time()
         if self.folder is None or not (self.folder / "search.pt").is_file():
             return
         saved = load_tensors(self.folder / "search.pt")
@@ -215,4 +220,5 @@ def run(
         watch(search.state)
     search.pretrain(pause, watch)
     search.search(pause, watch)
-    return search.state.result(search.state.seconds + time.perf_counter() - search.clock)
+    search.count_time()
+    return search.state.result()

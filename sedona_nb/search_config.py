@@ -82,6 +82,7 @@ class SearchResult:
         outer_losses: the outer loss at each step, (S,).
         pretraining: rows (step, training loss of the classifier, validation error), one an evaluation.
         seconds: time spent, over all pieces of a resumed search.
+        processor_seconds: the same as time of this process on all cores; None: a piece of it did not count them.
     """
 
     alpha: Tensor
@@ -92,3 +93,4 @@ class SearchResult:
     outer_losses: Tensor
     pretraining: list[tuple[int, float, float]]
     seconds: float
+    processor_seconds: float | None = None

@@ -24,7 +24,8 @@ class SearchState:
         alphas, betas: the decisions before each outer step and now.
         gradients, losses: d outer_loss / d alpha and the outer loss of each outer step.
         pretraining: rows (step, training loss of the classifier, validation error), one an evaluation.
-        seconds: time spent up to the last checkpoint.
+        seconds, processor_seconds: time spent up to the last checkpoint; the latter is None in a search that was
+            begun when it was not counted.
     """
 
     alpha: Tensor
@@ -39,6 +40,7 @@ class SearchState:
     losses: list[float] = field(default_factory=list)
     pretraining: list[tuple[int, float, float]] = field(default_factory=list)
     seconds: float = 0.0
+    processor_seconds: float | None = 0.0
 
     @classmethod
     def undecided(cls, rows: int, columns: int) -> SearchState:
@@ -68,12 +70,18 @@ class SearchState:
     @classmethod
     def from_saved(cls, content: dict[str, Any]) -> SearchState:
         """The state that `to_saved` was called on."""
-        state = cls(**content)
+        state = cls(**{"processor_seconds": None, **content})
         if state.weights is not None:
             state.weights = Weights(*state.weights)
         return state
 
-    def result(self, seconds: float) -> SearchResult:
+    def passed(self, seconds: float, processor_seconds: float) -> None:
+        """Count time that was spent."""
+        self.seconds += seconds
+        if self.processor_seconds is not None:
+            self.processor_seconds += processor_seconds
+
+    def result(self) -> SearchResult:
         """What a search that ends here leaves."""
         return SearchResult(
             alpha=self.alpha,
@@ -83,5 +91,6 @@ class SearchState:
             alpha_gradients=torch.stack(self.gradients) if self.gradients else torch.zeros(0, *self.alpha.shape),
             outer_losses=torch.tensor(self.losses),
             pretraining=self.pretraining,
-            seconds=seconds,
+            seconds=self.seconds,
+            processor_seconds=self.processor_seconds,
         )

@@ -20,6 +20,7 @@ from sedona_nb.errors import Paused, SedonaError
 from sedona_nb.memory import WeightMemory
 from sedona_nb.networks import NetworkConfig
 from sedona_nb.search_config import SearchConfig
+from sedona_nb.search_state import SearchState
 
 NETWORK = NetworkConfig("vgg11", 1 / 32)
 CONFIG = SearchConfig(
@@ -243,6 +244,19 @@ def test_paused_inside_pretraining_and_inside_the_outer_loop(changes, tmp_path, 
     stops, found = paused_search(tmp_path, (4, 11).__contains__, config)
     assert stops == ["paused at step 4 of 9 of pretraining", "paused at outer step 2 of 3"]
     assert same_search(found, wanted)
+    assert 0.5 * wanted.processor_seconds < found.processor_seconds < 1.1 * found.seconds  # of all three pieces
+
+
+def test_a_search_that_was_begun_without_counting_processor_time_does_not_claim_to_know_it():
+    old = {
+        name: value for name, value in SearchState.undecided(7, 4).to_saved().items() if "processor" not in name
+    }
+    state = SearchState.from_saved(old)
+    state.passed(2.0, 1.5)
+    assert (state.result().seconds, state.result().processor_seconds) == (2.0, None)
+    new = SearchState.from_saved(SearchState.undecided(7, 4).to_saved())
+    new.passed(2.0, 1.5)
+    assert (new.result().seconds, new.result().processor_seconds) == (2.0, 1.5)
 
 
 def test_pause_without_a_folder_is_refused():
