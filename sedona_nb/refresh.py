@@ -2,10 +2,10 @@
 
     python -m sedona_nb.refresh                        # what is drawn from records alone, and the README's tables
     python -m sedona_nb.refresh 12 27                  # these notebooks, and the README
-    python -m sedona_nb.refresh 18 --cells table08     # of this one, only cells with this text; others time things
+    python -m sedona_nb.refresh 11 --cells table02     # of this one, only cells with this text; others train
     python -m sedona_nb.refresh 27 --figures           # and what it leaves in figures/ (profile small)
 
-Lessons, and the reproductions that train or time something of their own (11, 18), have to be named. A notebook
+Lessons, and the reproduction that also trains something of its own (11), have to be named. A notebook
 is run as it stands, in a process of its own, and keeps all but its outputs; one that fails keeps these, too.
 Exit code: 0; 1 if a notebook failed; 2 for a mistake in the arguments.
 """

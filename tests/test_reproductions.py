@@ -20,6 +20,7 @@ EXPERIMENTS = {
     "14": "table04",
     "16": "table06",
     "17": "table07",
+    "18": "table08",
     "22": "",  # searches of Table 2, and the released files
     "24": "figure06",
     "25": "figure07",
@@ -95,9 +96,28 @@ def test_a_reproduction_draws_from_records_alone_within_seconds(number, monkeypa
 def test_without_records_it_says_so_and_plots_nothing_of_ours(number, monkeypatch):
     pages = executed(number, monkeypatch, protocol="paper")
     assert "no record" in printed(pages)
-    # The widget's picture, which says so in words; the paper's own panel; files and a toy; what delay does.
-    of_no_record = {"12": 1, "17": 1, "22": 3, "25": 2}
+    # The widget's picture, which says so in words; the paper's own panels; files and a toy; what delay does.
+    of_no_record = {"12": 1, "17": 1, "18": 2, "22": 3, "25": 2}
     assert pictures(pages) <= of_no_record.get(number, 0)
+
+
+@pytest.mark.slow
+def test_times_of_a_search_are_taken_where_that_is_asked_for(monkeypatch, tmp_path):
+    pages = executed("18", monkeypatch, protocol="smoke", measure=True, results=str(tmp_path))
+    specs = [record.spec for record in RunStore(tmp_path).records()]
+    assert sorted((spec.network.name, spec.backend) for spec in specs) == [
+        ("resnet101", "adjoint"),
+        ("resnet152", "adjoint"),
+        ("resnet50", "adjoint"),
+        ("vgg19", "adjoint"),
+        ("vgg19", "adjoint"),
+        ("vgg19", "higher"),
+    ]
+    assert {(spec.in_channels, spec.network.width) for spec in specs} == {(1, 1 / 32)}
+    assert "vgg19 0.03125x, 1x32x32, batch 32, validation batch 128, backend higher" in " ".join(
+        printed(pages).split()
+    )
+    assert pictures(pages) == 2
 
 
 @pytest.mark.parametrize("number", NUMBERS)
