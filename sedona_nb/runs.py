@@ -32,6 +32,7 @@ from sedona_nb.search_config import SearchResult
 from sedona_nb.search_times import SearchTimes
 from sedona_nb.seeds import mix
 from sedona_nb.store import RunStore
+from sedona_nb.train_config import TrainOutcome
 
 __all__ = ["RunStore", "find_or_search", "find_or_time", "find_or_train", "search_result"]
 
@@ -48,7 +49,7 @@ def find_or_search(
 ) -> Record:
     """The record of a search; searched, or continued, if the store has none.
 
-    Its result holds every field of `SearchResult`, tensors as nested lists; `search_result` gives it back.
+    Its result holds the fields of `SearchResult`, tensors as nested lists; `search_result` gives it back.
 
     `pause`: asked after each step whether to stop there and go on another time. `wait`: if another process is at
     work on this very search, wait for its record. `watch`: shown the state after each step, see `search.run`.
@@ -58,41 +59,26 @@ def find_or_search(
         Paused: `pause` said so.
         Busy: another process is at work on it, and `wait` is false.
     """
-    found = store.load(spec)
-    if found is not None:
-        return found
-    check_pictures(spec, pictures)
     device = torch.device(device)
-    with store.claimed(spec, wait):
-        found = store.load(spec)  # by whoever had the claim before
-        if found is not None:
-            return found
-        outcome = search.run(
-            pictures,
-            spec.network,
-            spec.search,
-            spec.heads,
-            spec.seed,
-            device,
-            store.checkpoints(spec),
-            pause=pause,
-            watch=watch,
+
+    def searched() -> tuple[dict, SearchResult]:
+        network, config = spec.network, spec.search
+        folder = store.checkpoints(spec)
+        found = search.run(
+            pictures, network, config, spec.heads, spec.seed, device, folder, pause=pause, watch=watch
         )
-        result = {
-            name: value.tolist() if isinstance(value, torch.Tensor) else value
-            for name, value in ((part.name, getattr(outcome, part.name)) for part in dataclasses.fields(outcome))
-        }
-        peak, processor = devices.peak_memory(device), outcome.processor_seconds
-        origin = provenance.here(device, outcome.seconds, peak, profile, processor)
-        record = Record(spec, as_json(result), origin)
-        store.save(record)
-    return record
+        values = {part.name: getattr(found, part.name) for part in dataclasses.fields(found)}
+        del values["processor_seconds"]  # the provenance has them
+        tensors = {name: value.tolist() for name, value in values.items() if isinstance(value, torch.Tensor)}
+        return values | tensors, found
+
+    return _found_or_made(spec, pictures, store, device, profile, wait, searched)
 
 
 def search_result(record: Record) -> SearchResult:
     """The `SearchResult` of a search's record; float32 tensors, exactly as they were."""
     tensors = ("alpha", "beta", "alpha_history", "beta_history", "alpha_gradients", "outer_losses")
-    values = dict(record.result)
+    values = {**record.result, "processor_seconds": record.provenance.processor_seconds}
     values.update({name: torch.tensor(values[name]) for name in tensors})
     values["pretraining"] = [tuple(row) for row in values["pretraining"]]
     return SearchResult(**values)
@@ -118,37 +104,45 @@ def find_or_train(
         Paused: `pause` said so.
         Busy: another process is at work on it, and `wait` is false.
     """
+    device = torch.device(device)
+
+    def trained() -> tuple[dict, TrainOutcome]:
+        network, folder = build(spec, pictures), store.checkpoints(spec)
+        label = f"{spec.method}, seed {spec.seed}"
+        found = training.train(network, pictures, spec.train, spec.seed, device, folder, label=label, pause=pause)
+        result = {"best": dataclasses.asdict(found.best), "last": dataclasses.asdict(found.last)}
+        result["curve"] = found.curve
+        if found.alignment:
+            result["alignment"] = found.alignment
+        return result, found
+
+    return _found_or_made(spec, pictures, store, device, profile, wait, trained)
+
+
+def _found_or_made(
+    spec: SearchSpec | RunSpec,
+    pictures: ImageData,
+    store: RunStore,
+    device: torch.device,
+    profile: str,
+    wait: bool,
+    make: Callable[[], tuple[dict, SearchResult | TrainOutcome]],
+) -> Record:
+    """The record of `spec`; if there is none, of what `make` gives: a result, and an outcome with the times."""
     found = store.load(spec)
     if found is not None:
         return found
     check_pictures(spec, pictures)
-    device = torch.device(device)
     with store.claimed(spec, wait):
         found = store.load(spec)  # by whoever had the claim before
-        if found is not None:
-            return found
-        outcome = training.train(
-            build(spec, pictures),
-            pictures,
-            spec.train,
-            spec.seed,
-            device,
-            store.checkpoints(spec),
-            label=f"{spec.method}, seed {spec.seed}",
-            pause=pause,
-        )
-        result = {
-            "best": dataclasses.asdict(outcome.best),
-            "last": dataclasses.asdict(outcome.last),
-            "curve": outcome.curve,
-        }
-        if outcome.alignment:
-            result["alignment"] = outcome.alignment
-        peak, processor = devices.peak_memory(device), outcome.processor_seconds
-        origin = provenance.here(device, outcome.seconds, peak, profile, processor)
-        record = Record(spec, as_json(result), origin)
-        store.save(record)
-    return record
+        if found is None:
+            result, outcome = make()
+            peak, processor = devices.peak_memory(device), outcome.processor_seconds
+            found = Record(
+                spec, as_json(result), provenance.here(device, outcome.seconds, peak, profile, processor)
+            )
+            store.save(found)
+    return found
 
 
 def find_or_time(spec: Timing, store: RunStore, device: torch.device | str = "cpu", profile: str = "") -> Record:
