@@ -120,7 +120,8 @@ def missing(entries: Sequence[Entry], store: RunStore) -> list[str]:
             why = entry.lacks
         elif not entry.runs:
             waits = sum(store.load(spec) is None for spec in entry.needs)
-            why = f"waits for {waits} searches or choices of a rate"
+            many = f"{waits} searches or choices of a rate"
+            why = f"waits for {many if waits > 1 else 'one search or choice of a rate'}"
         elif absent := sum(store.load(spec) is None for spec in entry.runs):
             why = f"{absent} of {len(entry.runs)} runs each"
         else:
