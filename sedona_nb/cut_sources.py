@@ -33,13 +33,20 @@ class Found:
 
 
 def searches(store: RunStore) -> tuple[Record, ...]:
-    """The records of searches in a store, the longest and then the lowest seed first.
+    """The records of searches in a store, the longest first.
+
+    That is the one with the most inner steps in all, then with the longest pretraining, then with the lowest seed.
 
     Raises:
         SedonaError: a file of the store is no record.
     """
     found = [record for record in store.records() if isinstance(record.spec, SearchSpec)]
-    return tuple(sorted(found, key=lambda record: (-record.spec.search.outer_steps, record.spec.seed)))
+
+    def order(record: Record) -> tuple[int, int, int]:
+        config = record.spec.search
+        return -config.outer_steps * config.inner.steps, -config.pretrain_steps, record.spec.seed
+
+    return tuple(sorted(found, key=order))
 
 
 def search_of(network: str, recorded: Sequence[Record]) -> Record | None:
