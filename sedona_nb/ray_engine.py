@@ -14,10 +14,13 @@ may work on one store at once.
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
 import uuid
-from collections.abc import Callable
-from types import ModuleType
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType, ModuleType
 from typing import Any
 
 from sedona_nb import data, progress, ray_cluster, ray_tasks
@@ -77,6 +80,29 @@ def run(
     return True
 
 
+@contextmanager
+def _first_interrupt_noted() -> Iterator[Callable[[], bool]]:
+    """Inside, the first Ctrl-C is only noted, the second is an interrupt; yields whether there was one.
+
+    Ray runs Python code at any time, when references go, for example; an exception in there would be lost.
+    """
+    noted: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if noted:
+            raise KeyboardInterrupt
+        noted.append(number)
+
+    if threading.current_thread() is not threading.main_thread():  # which alone gets interrupts
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: bool(noted)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 class _Driver:
     """Keeps tasks in flight as long as there is something to do.
 
@@ -104,20 +130,17 @@ class _Driver:
     def work(self, pause: Callable[[], bool]) -> None:
         """Until everything is recorded or failed, or all tasks have stopped."""
         try:
-            with progress.bar(len(self.grid.specs()), "runs") as bar:
+            with progress.bar(len(self.grid.specs()), "runs") as bar, _first_interrupt_noted() as interrupted:
                 self.bar = bar
                 while True:
-                    try:
-                        if not self.stopping and pause():
-                            self.halt()
-                        if not self.submit() and not self.in_flight:
-                            break
-                        self.wait()
-                    except KeyboardInterrupt:
-                        if self.stopping:
-                            raise
+                    if not self.stopping and interrupted():
                         bar.write("interrupted: runs stop at a checkpoint; Ctrl-C again does not wait for them")
                         self.halt()
+                    if not self.stopping and pause():
+                        self.halt()
+                    if not self.submit() and not self.in_flight:
+                        break
+                    self.wait()
         finally:
             self.stop.unlink(missing_ok=True)  # whatever still runs stops, too
 
