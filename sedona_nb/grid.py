@@ -2,7 +2,7 @@
 
     grid = Grid(("table02", "figure06"), (protocols.load("short", "vgg19"),), store)
     print(grid.snapshot().text())
-    grid.run(pictures)
+    grid.run(pictures)                          # of its protocols, see `protocols.gather`
 
 What a grid wants may depend on what it has found: the runs behind a table begin when the search or the choice of a
 learning rate before them has a record. So it is asked anew after every record. Several processes may work through
@@ -126,7 +126,7 @@ class Grid:
 
     def run(
         self,
-        pictures: Pictures,
+        pictures: Pictures | Sequence[Pictures],
         device: torch.device | str = "cpu",
         pause: Callable[[], bool] | None = None,
         say: Callable[[str], None] = print,
@@ -134,7 +134,7 @@ class Grid:
         """Work through what is open, one run after another, and wait for what others are at work on.
 
         Args:
-            pictures: of all protocols.
+            pictures: of all protocols, or several of which each finds its own by name.
             device: where to compute.
             pause: asked after each step whether to stop there.
             say: gets a line a run.
@@ -146,6 +146,8 @@ class Grid:
             RunsFailed: at the end, when all others are through; each failure is also said.
         """
         failed: dict[str, SedonaError] = {}
+        several = list(pictures) if isinstance(pictures, Sequence) else [pictures]
+        by_name = {one.name: one for one in several}
         while True:
             open_specs = in_order([spec for spec in self.open() if spec_hash(spec) not in failed], self.store)
             if not open_specs:
@@ -155,7 +157,8 @@ class Grid:
                 if pause is not None and pause():
                     return False
                 try:
-                    record = execute(spec, pictures, self.store, device, self.protocols[0].name, pause)
+                    its = by_name.get(spec.data, several[0])  # others are refused by their names
+                    record = execute(spec, its, self.store, device, self.protocols[0].name, pause)
                 except Busy:
                     busy += 1
                     continue

@@ -27,12 +27,13 @@ from pathlib import Path
 
 import torch
 
-from sedona_nb import atomic, meeting, precision, processes, progress
+from sedona_nb import atomic, meeting, precision, processes, progress, runs
 from sedona_nb.block_worker import BlockWorker
 from sedona_nb.errors import SedonaError
 from sedona_nb.jobs import Job
 from sedona_nb.records import RunSpec, decode
 from sedona_nb.replicas import check_parts, in_words, make_groups
+from sedona_nb.store import RunStore
 from sedona_nb.train_config import TrainOutcome, outcome_from_json
 
 JOIN_TIMEOUT = 120.0  # seconds until all processes must have joined
@@ -127,10 +128,13 @@ def save_spec(spec: RunSpec, path: Path | str) -> Path:
 # -- one process -------------------------------------------------------------------------------------------------
 
 
-def work(job: Job, report_lines: bool, timeout: float = JOIN_TIMEOUT) -> None:
-    """Be the block and replica that the environment's RANK names, from joining the others to the outcome."""
+def work(job: Job, report_lines: bool, timeout: float = JOIN_TIMEOUT, store: Path | None = None) -> None:
+    """Be the block and replica that the environment's RANK names, from joining the others to the outcome.
+
+    The process that judges writes it, and with `store` also the record of the run.
+    """
     torch.set_num_threads(job.threads)
-    position, store = meeting.join(job.spec, job.replicas, job.device, timeout)
+    position, meeting_place = meeting.join(job.spec, job.replicas, job.device, timeout)
     shows = position.judges and not report_lines
     with progress.bar(job.spec.train.steps, "training") if shows else nullcontext() as bar:
 
@@ -141,13 +145,16 @@ def work(job: Job, report_lines: bool, timeout: float = JOIN_TIMEOUT) -> None:
                 bar.update(step - bar.count, **values)
 
         groups = make_groups(position, feedback=job.spec.method == "block-local")
-        worker = BlockWorker(job, position, groups, store, report)
-        worker.resume(meeting.common_step(store, worker.files, position))
+        worker = BlockWorker(job, position, groups, meeting_place, report)
+        worker.resume(meeting.common_step(meeting_place, worker.files, position))
         worker.run()
     worker.write_timeline()
     if position.judges:
-        atomic.write_text(Path(job.folder) / "outcome.json", json.dumps(asdict(worker.outcome())) + "\n")
-    meeting.leave(store, position)
+        outcome = worker.outcome()
+        atomic.write_text(Path(job.folder) / "outcome.json", json.dumps(asdict(outcome)) + "\n")
+        if store is not None:
+            runs.keep(job.spec, outcome, RunStore(store), torch.device(job.device))
+    meeting.leave(meeting_place, position)
 
 
 def main() -> None:
@@ -156,6 +163,7 @@ def main() -> None:
     parser.add_argument("--spec", type=Path, help="file with the run's spec, from pipeline.save_spec")
     parser.add_argument("--data", help="name or path of the pictures")
     parser.add_argument("--folder", type=Path, help="for checkpoints; shared by a block's replicas")
+    parser.add_argument("--store", type=Path, help="folder of records, for that of this run; tables read them")
     parser.add_argument("--depth", type=int, default=4, help="slots of the queue between two blocks")
     parser.add_argument("--replicas", type=int, default=1, help="processes a block, which share its batches")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -186,7 +194,7 @@ def main() -> None:
                 options.timeline,
                 options.replicas,
             )
-        work(job, report_lines=options.job is not None, timeout=options.join_timeout)
+        work(job, report_lines=options.job is not None, timeout=options.join_timeout, store=options.store)
     except Exception as error:
         if isinstance(error, SedonaError):
             code, words = 1, f"error: {error}"

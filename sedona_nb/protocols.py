@@ -3,7 +3,8 @@
     short = protocols.load("short", "vgg19")
     short.spec("dgl", seed=0, setting=short.settings[1])
 
-"paper": Appendix E letter by letter, and nothing to choose: rate 0.1, no warm-up. "short": what two CPU cores
+"paper": Appendix E on CIFAR-10 letter by letter, and nothing to choose: rate 0.1, no warm-up; beside it those of
+`large_protocols` on other pictures. "short": what two CPU cores
 reach in minutes a run. A short schedule at the paper's rate is not neutral: backprop through a VGG-19 is still
 near chance after 2,000 steps at 0.1, where a network in four blocks has long started to learn. So under "short"
 every method gets the same small budget: it is trained once with each of a few settings, with a seed that no table
@@ -12,9 +13,11 @@ uses, and the setting with the lowest validation error (`chosen`) is the method'
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+from sedona_nb import data as data_sets
 from sedona_nb import methods
 from sedona_nb.data import Pictures
 from sedona_nb.decoupling import Decoupling
@@ -22,11 +25,12 @@ from sedona_nb.errors import SedonaError, choose
 from sedona_nb.places import home
 from sedona_nb.profiles import Profile
 from sedona_nb.profiles import load as load_profile
-from sedona_nb.records import RunSpec, SearchSpec
+from sedona_nb.records import Record, RunSpec, SearchSpec
 from sedona_nb.runs import RunStore
 from sedona_nb.search_config import SearchResult
 
-NAMES = ("short", "paper", "smoke")
+LARGE = ("tiny-imagenet", "imagenet", "imagenet-dgl")  # the paper's on other pictures than CIFAR-10
+NAMES = ("short", "paper", "smoke", *LARGE)
 NUM_LAYERS = {
     "vgg11": 8,
     "vgg19": 16,
@@ -167,8 +171,8 @@ def load(name: str, network: str = "vgg19", store: RunStore | None = None, data:
     Args:
         name: one of `NAMES`.
         network: one of the paper's; "short" and "smoke" are made for those in `short_protocols.SIZES`.
-        store: where "paper" looks up what CIFAR-10's fingerprint is; without one, or without a record of these
-            pictures, no record fits until `Protocol.on` says it.
+        store: where "paper" looks up its pictures, the original CIFAR-10 or, where its runs were made with them,
+            the same as JPEG files; without one, or without such a record, none fits until `gather`.
         data: name of other pictures than the protocol's own; if `FINGERPRINTS` does not know them, no record fits
             until `Protocol.on`.
 
@@ -176,13 +180,18 @@ def load(name: str, network: str = "vgg19", store: RunStore | None = None, data:
         SedonaError: an unknown name, or a network for which the protocol is not made.
     """
     choose(name, NAMES, "protocol")
-    if name == "paper":
+    if name in LARGE:
+        from sedona_nb import large_protocols  # which makes some of these
+
+        choose(network, large_protocols.NETWORKS[name], f"network for protocol {name!r}")
+        made = large_protocols.load(name, network)
+        known = {r.spec.fingerprint for r in _of(made.profile, store.records() if store else [])}
+        made = replace(made, fingerprint=known.pop() if len(known) == 1 else "")
+    elif name == "paper":
         choose(network, tuple(n for n in NUM_LAYERS if n not in UNPRINTED), "network")
-        records = store.records() if store else []
-        known = {r.spec.fingerprint for r in records if getattr(r.spec, "data", "") == "cifar10"}
-        if len(known) > 1:
-            raise SedonaError(f"{store.folder} has records of {len(known)} different cifar10; allowed: of one")
-        made = Protocol(name, load_profile("paper", network=network), next(iter(known), ""))
+        profile = load_profile("paper", network=network)
+        pictures = _recorded_pictures(profile, store.records() if store else [])
+        made = Protocol(name, replace(profile, data=pictures.name), pictures.fingerprint)
     else:
         from sedona_nb import short_protocols  # which makes some of these
 
@@ -193,3 +202,56 @@ def load(name: str, network: str = "vgg19", store: RunStore | None = None, data:
     if data in (None, made.profile.data):
         return made
     return replace(made, profile=replace(made.profile, data=data), fingerprint=FINGERPRINTS.get(data, ""))
+
+
+def _recorded_pictures(profile: Profile, records: Iterable[Record]) -> PictureName:
+    """Those of the paper's runs in `records`: CIFAR-10's, else the same as JPEG files; "": not known."""
+    known: dict[str, set[str]] = {"cifar10": set(), "cifar10-jpeg": set()}
+    for spec in (record.spec for record in records):
+        name = getattr(spec, "data", "")
+        if name == "cifar10" or (name in known and _as_long(profile, spec)):
+            known[name].add(spec.fingerprint)
+    for name, fingerprints in known.items():
+        if len(fingerprints) > 1:
+            raise SedonaError(f"there are records of {len(fingerprints)} different {name}; allowed: of one")
+        if fingerprints:
+            return PictureName(name, *fingerprints)
+    return PictureName(profile.data, "")
+
+
+def _of(profile: Profile, records: Iterable[Record]) -> list[Record]:
+    """Training runs on the profile's pictures, for as long as it says."""
+    runs = [r for r in records if isinstance(r.spec, RunSpec) and r.spec.data == profile.data]
+    return [r for r in runs if _as_long(profile, r.spec) and r.spec.network.width == profile.network.width]
+
+
+def _as_long(profile: Profile, spec: RunSpec | SearchSpec) -> bool:
+    if isinstance(spec, SearchSpec):
+        return spec.search.outer_steps == profile.search.outer_steps
+    return (spec.train.steps, spec.train.batch_size) == (profile.train.steps, profile.train.batch_size)
+
+
+def beside(protocols: Sequence[Protocol], networks: Iterable[str], store: RunStore) -> list[Protocol]:
+    """The paper's protocol for those of `networks` that `protocols` do not have under it already."""
+    there = {protocol.profile.network.name for protocol in protocols if protocol.name == "paper"}
+    return [load("paper", network, store) for network in networks if network not in there]
+
+
+def gather(protocols: Sequence[Protocol]) -> tuple[tuple[Protocol, ...], tuple[Pictures, ...]]:
+    """Protocols that can be run here: each on its pictures as they are at hand, and these pictures.
+
+    What has no fingerprint yet gets it here, under the name of what was found: where the original CIFAR-10 is
+    missing, "cifar10" becomes "cifar10-jpeg".
+
+    Raises:
+        SedonaError: pictures that are not at hand, or others under their name.
+    """
+    pictures = {name: data_sets.load(name) for name in dict.fromkeys(p.profile.data for p in protocols)}
+    for protocol in protocols:
+        found = pictures[protocol.profile.data]
+        if protocol.fingerprint and protocol.pictures != PictureName(found.name, found.fingerprint):
+            raise SedonaError(
+                f"protocol {protocol.name!r} has pictures {protocol.profile.data} ({protocol.fingerprint}), at "
+                f"hand are {found.name} ({found.fingerprint}); allowed: the same, or others by their own name"
+            )
+    return tuple(p.on(pictures[p.profile.data]) for p in protocols), tuple(pictures.values())

@@ -18,7 +18,7 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType, ModuleType
 from typing import Any
@@ -33,7 +33,7 @@ LOSSES = 5  # processes of one run that may be lost before it counts as failed: 
 
 def run(
     grid: Grid,
-    data_name: str,
+    data_names: str | Mapping[str, str],
     device: str = "auto",
     workers: int = 1,
     gpus: float | None = None,
@@ -45,7 +45,7 @@ def run(
 
     Args:
         grid: the runs.
-        data_name: of all protocols' pictures, as `data.load` takes it.
+        data_names: of all protocols' pictures, as `data.load` takes it; or such names by those in the specs.
         device: "cpu", "cuda" or "auto"; which GPU a worker gets is Ray's business.
         workers: runs at a time.
         gpus: share of a GPU that a run takes, or a whole number of them; None: one with "cuda", none on a CPU.
@@ -64,14 +64,15 @@ def run(
     """
     ray_cluster.import_ray()
     device, gpus = ray_cluster.device_of(device, gpus, address)
-    if address is None:
-        data.load(data_name)  # decoded once, before all workers want them
+    if address is None:  # decoded once, before all workers want them
+        for name in {data_names} if isinstance(data_names, str) else set(data_names.values()):
+            data.load(name)
     variables = ray_cluster.environment(threads)
     with ray_cluster.joined(address, workers * threads, variables) as (ray, surroundings):
         ray_cluster.check_resources(ray, threads, gpus)
         options = {"num_cpus": threads, "max_retries": 0, "runtime_env": surroundings}
         task = ray.remote(ray_tasks.execute_here).options(**options, **({"num_gpus": gpus} if gpus else {}))
-        driver = _Driver(ray, task, grid, (data_name, device, grid.protocols[0].name, threads), workers)
+        driver = _Driver(ray, task, grid, data_names, (device, grid.protocols[0].name, threads), workers)
         driver.work(pause or (lambda: False))
     if driver.stopping and any(spec_hash(spec) not in driver.failed for spec in grid.open()):
         return False
@@ -110,15 +111,24 @@ class _Driver:
         ray: the package, initialised.
         task: `ray_tasks.execute_here` as a remote function.
         grid: the runs.
-        arguments: of the task, between the store's folder and the stop file.
+        data_names: of the pictures, as in `run`.
+        arguments: of the task, between the name of its pictures and the stop file.
         workers: tasks at a time.
     """
 
-    def __init__(self, ray: ModuleType, task: Any, grid: Grid, arguments: tuple[Any, ...], workers: int):
-        self.ray, self.task, self.grid, self.workers = ray, task, grid, workers
+    def __init__(
+        self,
+        ray: ModuleType,
+        task: Any,
+        grid: Grid,
+        data_names: str | Mapping[str, str],
+        arguments: tuple[Any, ...],
+        workers: int,
+    ):
+        self.ray, self.task, self.grid, self.data_names, self.workers = ray, task, grid, data_names, workers
         folder = grid.store.folder.absolute()
         self.stop = ray_tasks.new_stop_file(folder, f"driver-{uuid.uuid4().hex[:8]}")
-        self.arguments = str(folder), *arguments, str(self.stop)
+        self.folder, self.arguments = str(folder), (*arguments, str(self.stop))
         self.stopping = False
         self.open: list[Spec] | None = None  # without a record, when the grid was last looked at
         self.in_flight: dict[Any, Spec] = {}  # by Ray's reference
@@ -151,7 +161,9 @@ class _Driver:
         left, now = self.left(), time.monotonic()
         ready = [spec for spec in left if self.not_before.get(spec_hash(spec), now) <= now]
         for spec in ready[: max(self.workers - len(self.in_flight), 0)]:
-            self.in_flight[self.task.remote(spec, *self.arguments)] = spec
+            several = isinstance(self.data_names, Mapping)
+            name = self.data_names[spec.data] if several else self.data_names
+            self.in_flight[self.task.remote(spec, self.folder, name, *self.arguments)] = spec
         return bool(left)
 
     def left(self) -> list[Spec]:

@@ -106,6 +106,7 @@ class SearchTimingSpec:
 
 Timing = TimingSpec | SearchTimingSpec
 Spec = SearchSpec | RunSpec | Timing
+SCALARS = {int: int, float: (int, float), str: str, bool: bool}  # what JSON has where a field is one
 KINDS = {"search": SearchSpec, "training": RunSpec, "timing": TimingSpec, "search timing": SearchTimingSpec}
 
 
@@ -195,10 +196,11 @@ def decode(cls: type, content: Any) -> Any:
     if set(content) | later != names:
         wrong = sorted((set(content) | later) ^ names)
         raise SedonaError(f"{cls.__name__}: fields missing or unknown: {', '.join(map(str, wrong))}")
-    return cls(**{name: _decode_value(hints[name], value) for name, value in content.items()})
+    values = {name: _decode_value(hints[name], value, f"{cls.__name__}.{name}") for name, value in content.items()}
+    return cls(**values)
 
 
-def _decode_value(hint: Any, value: Any) -> Any:
+def _decode_value(hint: Any, value: Any, name: str) -> Any:
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
         if value is None:
             return None
@@ -208,7 +210,10 @@ def _decode_value(hint: Any, value: Any) -> Any:
     if typing.get_origin(hint) is tuple:
         return _as_tuple(value)
     if typing.get_origin(hint) is dict:
-        return {name: _decode_value(typing.get_args(hint)[1], one) for name, one in value.items()}
+        return {key: _decode_value(typing.get_args(hint)[1], one, f"{name}.{key}") for key, one in value.items()}
+    allowed = SCALARS.get(hint)
+    if allowed and (not isinstance(value, allowed) or isinstance(value, bool) != (hint is bool)):
+        raise SedonaError(f"{name} is {value!r}; allowed: {hint.__name__}")
     return value
 
 

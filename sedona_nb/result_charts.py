@@ -179,6 +179,8 @@ def alignment_by_layer(table: pd.DataFrame, ends: Mapping[str, Sequence[int]], p
 def generalization(table: pd.DataFrame, protocol: str = "") -> Figure:
     """Table 7: from the error on training pictures to that on others, a line a row; its length is the gap.
 
+    More than three panels stand two in a row.
+
     `table`: columns source (a panel each), row, train, other. All panels span equally many points, each around
     its own errors, so that a gap of one point has one length.
 
@@ -190,9 +192,13 @@ def generalization(table: pd.DataFrame, protocol: str = "") -> Figure:
     tallest = max(int((table["source"] == source).sum()) for source in sources)
     ends = table.melt("source", ["train", "other"]).groupby("source")["value"].agg(["min", "max"])
     span = 1.24 * max((ends["max"] - ends["min"]).max(), 1e-9)
-    with drawing(1.2 + 3.9 * len(sources), 1.1 + 0.34 * tallest, note=protocol) as figure:
-        grid = figure.subplots(1, len(sources), squeeze=False)[0]
-        for axes, source in zip(grid, sources, strict=True):
+    columns = len(sources) if len(sources) <= 3 else 2
+    rows = -(-len(sources) // columns)
+    with drawing(1.2 + 3.9 * columns, 0.3 + rows * (0.8 + 0.34 * tallest), note=protocol) as figure:
+        grid = figure.subplots(rows, columns, squeeze=False).ravel()
+        for spare in grid[len(sources) :]:
+            spare.remove()
+        for axes, source in zip(grid, sources, strict=False):
             part = table[table["source"] == source].reset_index(drop=True)
             places = -np.arange(len(part))
             axes.hlines(places, part["train"], part["other"], color=QUIET, linewidth=1.2)

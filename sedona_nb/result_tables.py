@@ -59,4 +59,5 @@ def text(name: str, labels: Sequence[str], entries: Sequence[Entry], store: RunS
 
 def no_entries(name: str) -> str:
     """One line for an experiment that is about other networks."""
-    return f"{name}: nothing for this network; allowed: --network {' or '.join(experiments.networks(name))}"
+    networks, names = (" or ".join(found(name)) for found in (experiments.networks, experiments.protocol_names))
+    return f"{name}: nothing for this network and protocol; allowed: --network {networks}, --protocol {names}"

@@ -8,7 +8,7 @@
     python -m sedona_nb.runs table table02                         # paper beside ours
 
 Without names, all experiments. The same command typed in two shells shares the work. Exit code: 0; 1 if a run
-failed; 2 for a mistake in the arguments; 75 if it stopped as asked and there is more to do.
+or the disk failed; 2 for a mistake in the arguments; 75 if it stopped as asked and there is more to do.
 """
 
 from __future__ import annotations
@@ -21,14 +21,16 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
 from sedona_nb.errors import SedonaError, choose
-from sedona_nb.places import home
 
 COMMANDS = ("list", "estimate", "run", "status", "table")
 ENGINES = ("here", "ray")
+FOR = {"gpus": ("run",), "address": ("run",), "stop_after": ("run",), "price": ("estimate",)}
+FOR["workers"] = ("run", "estimate")
 MORE_TO_DO = 75  # the exit code that says "try again later" (EX_TEMPFAIL)
 
 
@@ -47,6 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read this has seen enough, as `head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a folder that cannot be made, a disk that is full
+        print(f"{error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("\ninterrupted; what was trained since the last checkpoint is lost", file=sys.stderr)
         return 130
@@ -68,7 +73,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("command", metavar="command", help=", ".join(COMMANDS))
     parser.add_argument("names", nargs="*", help="experiments, such as table02 or figure06; default: all")
-    parser.add_argument("--protocol", default="short", help="short, paper or smoke; default: short")
+    parser.add_argument(
+        "--protocol", default="short", help="short (default), smoke, paper, or its others: imagenet, ..."
+    )
     parser.add_argument("--network", action="append", help="may be repeated; default: vgg19")
     parser.add_argument("--variant", action="append", default=[], help="only these rows; may be repeated")
     parser.add_argument("--data", help="name or path of the pictures; default: the protocol's")
@@ -84,6 +91,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_intermixed_args(arguments)  # names may stand behind options
     choose(options.command, COMMANDS, "command")
     choose(options.engine, ENGINES, "engine")
+    for name, commands in FOR.items():
+        if getattr(options, name) is not None and options.command not in commands:
+            flag = f"--{name.replace('_', '-')}"
+            raise SedonaError(f"{flag} means nothing to {options.command}; allowed with: {', '.join(commands)}")
     if options.command == "run" and options.engine != "ray":
         given = [n for n in ("workers", "gpus", "address") if getattr(options, n) is not None]
         if given:
@@ -122,32 +133,33 @@ def until(stop_after: float | None) -> Callable[[], bool]:
 
 
 def _grid(options: argparse.Namespace):
-    from sedona_nb import experiments, protocols
+    """The grid that is asked for, on the pictures at hand; and these, where they are needed."""
+    from sedona_nb import data, experiments, protocols
     from sedona_nb.grid import Grid
     from sedona_nb.store import RunStore
 
-    networks = options.network or ["vgg19"]
-    folder = options.store or protocols.load(options.protocol, networks[0]).profile.results
-    store = RunStore(folder if folder.is_absolute() else home() / folder)
-    loaded = [protocols.load(options.protocol, network, store) for network in networks]
+    networks = tuple(dict.fromkeys(options.network or ["vgg19"]))
+    store = RunStore(options.store or protocols.load(options.protocol, networks[0]).profile.results)
+    if store.folder.exists() and not store.folder.is_dir():
+        raise SedonaError(f"--store {store.folder} is a file; allowed: a folder, which need not exist yet")
+    loaded, pictures = tuple(protocols.load(options.protocol, network, store) for network in networks), ()
     if options.data:
-        pictures = _pictures(options.data)
-        loaded = [protocol.on(pictures) for protocol in loaded]
-    names = tuple(options.names) or tuple(experiments.EXPERIMENTS)
-    return Grid(names, tuple(loaded), store, tuple(options.variant))
-
-
-def _pictures(name: str):
-    from sedona_nb import data
-
-    return data.load(name)
+        pictures = (data.load(options.data),)
+        loaded = tuple(protocol.on(pictures[0]) for protocol in loaded)
+    elif options.command == "run":
+        loaded, pictures = protocols.gather(loaded)
+    elif not all(protocol.fingerprint for protocol in loaded):
+        with suppress(SedonaError):  # not at hand: nothing that they are for can have begun here
+            loaded, pictures = protocols.gather(loaded)
+    names = tuple(dict.fromkeys(options.names)) or tuple(experiments.EXPERIMENTS)
+    return Grid(names, loaded, store, tuple(options.variant)), pictures
 
 
 def _list(options: argparse.Namespace) -> int:
     from sedona_nb import result_tables
     from sedona_nb.grid import describe, state_of
 
-    grid = _grid(options)
+    grid, _ = _grid(options)
     for name in grid.names:
         print(name if grid.entries(name) else result_tables.no_entries(name))
         for entry in grid.entries(name):
@@ -163,17 +175,17 @@ def _estimate(options: argparse.Namespace) -> int:
 
     from sedona_nb import devices, estimates
 
-    grid, place = _grid(options), devices.resolve(options.device)
-    pictures = _pictures(options.data) if options.data else None
+    place = devices.resolve(options.device)
+    grid, pictures = _grid(options)
     torch.set_num_threads(options.threads)  # part of what a CPU is called in records
-    print(estimates.text(grid, place, options.workers or 1, options.price, pictures))
+    print(estimates.text(grid, place, options.workers or 1, options.price, *pictures[:1]))
     return 0
 
 
 def _status(options: argparse.Namespace) -> int:
     from sedona_nb.grid import describe
 
-    snapshot = _grid(options).snapshot()
+    snapshot = _grid(options)[0].snapshot()
     for state in ("running", "begun"):
         for spec in snapshot.states[state]:
             print(f"{state:<9} {describe(spec)}")
@@ -184,7 +196,7 @@ def _status(options: argparse.Namespace) -> int:
 def _table(options: argparse.Namespace) -> int:
     from sedona_nb import result_tables
 
-    grid = _grid(options)
+    grid, _ = _grid(options)
     labels = [protocol.label for protocol in grid.protocols]
     print("\n\n".join(result_tables.text(name, labels, grid.entries(name), grid.store) for name in grid.names))
     return 0
@@ -195,18 +207,18 @@ def _run(options: argparse.Namespace) -> int:
 
     from sedona_nb import devices
 
-    grid, pause = _grid(options), until(options.stop_after)
+    (grid, pictures), pause = _grid(options), until(options.stop_after)
     print(grid.snapshot().text(), flush=True)
-    name = options.data or grid.protocols[0].profile.data
     if options.engine == "ray":
         from sedona_nb import ray_engine
 
         workers = options.workers or max(1, (os.cpu_count() or 1) // options.threads)
         place, gpus = options.device, options.gpus
-        done = ray_engine.run(grid, name, place, workers, gpus, options.threads, options.address, pause)
+        names = {one.name: options.data or one.name for one in pictures}
+        done = ray_engine.run(grid, names, place, workers, gpus, options.threads, options.address, pause)
     else:
         place = devices.resolve(options.device)
         torch.set_num_threads(options.threads)
-        done = grid.run(_pictures(name), place, pause, lambda line: print(line, flush=True))
+        done = grid.run(pictures, place, pause, lambda line: print(line, flush=True))
     print(grid.snapshot().text())
     return 0 if done else MORE_TO_DO

@@ -110,13 +110,30 @@ def find_or_train(
         network, folder = build(spec, pictures), store.checkpoints(spec)
         label = f"{spec.method}, seed {spec.seed}"
         found = training.train(network, pictures, spec.train, spec.seed, device, folder, label=label, pause=pause)
-        result = {"best": dataclasses.asdict(found.best), "last": dataclasses.asdict(found.last)}
-        result["curve"] = found.curve
-        if found.alignment:
-            result["alignment"] = found.alignment
-        return result, found
+        return _result(found), found
 
     return _found_or_made(spec, pictures, store, device, profile, wait, trained)
+
+
+def keep(spec: RunSpec, outcome: TrainOutcome, store: RunStore, device: torch.device, profile: str = "") -> Record:
+    """The record of a run that the asynchronous trainer made, put into `store`; one that is there stays.
+
+    Its provenance is that of this process: the device of one block, as others are.
+    """
+    with store.claimed(spec):
+        found = store.load(spec)
+        if found is None:
+            peak = devices.peak_memory(device)
+            found = Record(
+                spec, as_json(_result(outcome)), provenance.here(device, outcome.seconds, peak, profile)
+            )
+            store.save(found)
+    return found
+
+
+def _result(outcome: TrainOutcome) -> dict:
+    result = {"best": dataclasses.asdict(outcome.best), "last": dataclasses.asdict(outcome.last)}
+    return {**result, "curve": outcome.curve, **({"alignment": outcome.alignment} if outcome.alignment else {})}
 
 
 def _found_or_made(

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from sedona_nb import record_results
 from sedona_nb.atomic import write_text
 from sedona_nb.errors import SedonaError
 from sedona_nb.records import Record, Spec, spec_hash
@@ -116,7 +117,9 @@ class RunStore:
 
     def _read(self, path: Path) -> Record:
         try:
-            return Record.from_json(path.read_text(encoding="utf-8"))
+            record = Record.from_json(path.read_text(encoding="utf-8"))
+            record_results.check(record)
+            return record
         except (SedonaError, TypeError, UnicodeDecodeError) as error:
             raise SedonaError(f"{path} is no record: {error}; mend or remove it") from None
 

@@ -173,8 +173,8 @@ def compare(printed: float | None, found: tuple[float, float, float] | None) -> 
     if printed is None or printed != printed:
         return f"{words}: {'worse' if mean > 0 else 'better'}"
     if abs(printed) < SEED_NOISE:
-        return f"{words}: {'worse' if mean > 0 else 'better'}; level in the paper"
-    return f"{words}: {'as' if mean * printed > 0 else 'not as'} in the paper ({printed:+.2f})"
+        return f"{words}: {'worse' if mean > 0 else 'better'}; printed as level"
+    return f"{words}: {'as' if mean * printed > 0 else 'not as'} printed ({printed:+.2f})"
 
 
 def _row_verdict(entries: Sequence[Entry], samples: dict, place: int, against: str) -> str:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from small_grids import TABLE, after, grid, protocol, results, shell
 
 from sedona_nb import data, plans, protocols, run_commands
+from sedona_nb.errors import SedonaError
 from sedona_nb.grid import Grid, RunsFailed, describe, execute
 from sedona_nb.protocols import Protocol
-from sedona_nb.records import spec_hash
+from sedona_nb.records import SearchSpec, spec_hash
 from sedona_nb.runs import find_or_train
 from sedona_nb.store import Busy, RunStore
 
@@ -182,6 +184,10 @@ def signals():
         (("estimate", "--price", "-1"), "--price -1 is not allowed; allowed: a number from 0"),
         (("estimate", "--price", "nan"), "--price nan is not allowed"),
         (("list", "--data", "cifar01"), "unknown data set 'cifar01'"),
+        (("table", "--gpus", "3"), "--gpus means nothing to table; allowed with: run"),
+        (("status", "--stop-after", "5m"), "--stop-after means nothing to status; allowed with: run"),
+        (("run", "--price", "1"), "--price means nothing to run; allowed with: estimate"),
+        (("list", "--workers", "2"), "--workers means nothing to list; allowed with: run, estimate"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(arguments, said, tmp_path, capsys, signals):
@@ -229,9 +235,108 @@ def test_a_record_that_cannot_be_read_is_named(command, change, reason, whole, t
     assert error == f"{path} is no record: {reason}; mend or remove it\n"
 
 
+@pytest.mark.parametrize(
+    ("where", "value", "reason"),
+    [
+        (("result", "best"), None, "result.best.validation.top1 is None; allowed: an error in percent"),
+        (
+            ("result", "best", "test"),
+            {"top1": None},
+            "result.best.test.top1 is None; allowed: an error in percent",
+        ),
+        (("result",), [1, 2], "result.best.validation.top1 is None; allowed: an error in percent"),
+        (("provenance", "seconds"), "a", "Provenance.seconds is 'a'; allowed: float"),
+        (("provenance", "processor_seconds"), "a", "Provenance.processor_seconds is 'a'; allowed: float"),
+        (("spec", "train", "steps"), 6.5, "TrainConfig.steps is 6.5; allowed: int"),
+        (("spec", "seed"), True, "RunSpec.seed is True; allowed: int"),
+    ],
+)
+@pytest.mark.parametrize("command", ["status", "estimate", "table"])
+def test_a_damaged_record_is_named_before_anybody_counts_on_it(
+    command, where, value, reason, whole, tmp_path, capsys
+):
+    smoke = Grid((TABLE,), (protocol_of_the_shell(),), RunStore(tmp_path), ("backprop",))
+    content = json.loads(whole.store.path(grid(tmp_path, "backprop").specs()[0]).read_text())
+    part = content
+    for name in where[:-1]:
+        part = part[name]
+    part[where[-1]] = value
+    path = smoke.store.path(smoke.specs()[0])
+    path.write_text(json.dumps(content))
+    arguments = [command, TABLE, "--protocol", "smoke", "--store", str(tmp_path), "--device", "cpu"]
+    assert run_commands.main(arguments) == 2
+    assert capsys.readouterr().err == f"{path} is no record: {reason}; mend or remove it\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("alpha", None), ("alpha", [[0.5]]), ("beta", []), ("alpha_history", "no")]
+)
+def test_a_damaged_search_is_named(name, value, whole, tmp_path):
+    (search,) = [record for record in whole.store.records() if isinstance(record.spec, SearchSpec)]
+    store = RunStore(tmp_path)
+    store.save(replace(search, result={**search.result, name: value}))
+    with pytest.raises(SedonaError, match=f"is no record: result.{name} is "):
+        store.load(search.spec)
+
+
+def test_a_relative_store_lies_below_the_folder_where_the_command_was_typed(whole, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "res").symlink_to(whole.store.folder)
+    asked = grid(tmp_path / "res", "backprop")
+    made = protocol()
+    monkeypatch.setattr(protocols, "load", lambda *arguments: made)
+    assert run_commands.main(["status", TABLE, "--variant", "backprop", "--store", "res"]) == 0
+    assert len(asked.specs()) == 1
+    assert "1 of 1 runs" in capsys.readouterr().out
+
+
+def test_a_store_that_is_a_file_or_cannot_be_made_is_one_line(tmp_path, capsys, signals):
+    (tmp_path / "file").touch()
+    arguments = ["run", TABLE, "--protocol", "smoke", "--device", "cpu", "--variant", "backprop", "--store"]
+    assert run_commands.main([*arguments, str(tmp_path / "file")]) == 2
+    assert (
+        capsys.readouterr().err
+        == f"--store {tmp_path / 'file'} is a file; allowed: a folder, which need not exist yet\n"
+    )
+    assert run_commands.main([*arguments, str(tmp_path / "file" / "below")]) == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_names_and_networks_said_twice_count_once(tmp_path, capsys):
+    twice = ["table", TABLE, TABLE, "--protocol", "smoke", "--network", "vgg19", "--network", "vgg19"]
+    assert run_commands.main([*twice, "--store", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.count("test error in %") == 1
+
+
+def test_each_protocol_of_a_grid_finds_its_own_pictures(tmp_path, pictures):
+    digits = protocol()
+    sequences = protocols.load("smoke", "transformer20")
+    train = replace(sequences.profile.train, steps=4, evaluate_every=2)
+    sequences = replace(sequences, profile=replace(sequences.profile, train=train), seeds=(0,))
+    ours, several = protocols.gather([digits, sequences])
+    both = Grid((TABLE, "poster_figure3"), ours, RunStore(tmp_path), ("backprop",))
+    assert both.run(several, say=lambda line: None)
+    assert sorted(record.spec.data for record in both.store.records()) == ["digits", "reversed-digits"]
+    with pytest.raises(RunsFailed, match="1 run failed: the spec is for reversed-digits"):
+        replace(both, store=RunStore(tmp_path / "one")).run(pictures, say=lambda line: None)
+
+
+@pytest.mark.slow
+def test_the_papers_protocol_begins_on_the_pictures_at_hand(tmp_path, real_data_root):
+    asked = (TABLE, "--protocol", "paper", "--variant", "dgl", "--store", str(tmp_path))
+    found = {"SEDONA_DATA": str(real_data_root)}
+    process = shell("run", *asked, "--device", "cpu", "--stop-after", "15s", **found)
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == run_commands.MORE_TO_DO
+    assert "paused at step" in said
+    assert "FAILED" not in said
+    process = shell("status", *asked, **found)
+    assert "1 begun, 2 open" in process.communicate(timeout=100)[0]
+
+
 def test_a_run_that_fails_is_exit_code_1(tmp_path, monkeypatch, capsys, signals):
     failing = Grid((TABLE,), (protocol(lr=1e30),), RunStore(tmp_path), ("backprop",))
-    monkeypatch.setattr(run_commands, "_grid", lambda options: failing)
+    monkeypatch.setattr(run_commands, "_grid", lambda options: (failing, (data.load("digits"),)))
     assert run_commands.main(["run", "--device", "cpu"]) == 1
     assert capsys.readouterr().err.startswith("1 run failed: the loss of ")
 

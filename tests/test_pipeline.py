@@ -19,6 +19,7 @@ from sedona_nb import data, meeting, pipeline, runs
 from sedona_nb.blocks import LocalLoss
 from sedona_nb.errors import SedonaError
 from sedona_nb.messages import Slot
+from sedona_nb.store import RunStore
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4])
@@ -184,13 +185,19 @@ def test_two_groups_of_processes_under_torchrun(tmp_path, one_thread):
     spec = spec_of(2)
     path = pipeline.save_spec(spec, tmp_path / "spec.json")
     port = free_port()
-    nodes = [node(path, tmp_path / f"machine-{rank}", port, rank, 2) for rank in range(2)]
+    store = RunStore(tmp_path / "records")
+    more = ("--store", str(store.folder))
+    nodes = [node(path, tmp_path / f"machine-{rank}", port, rank, 2, *more) for rank in range(2)]
     texts = [child.communicate(timeout=120)[0] for child in nodes]
     assert [child.returncode for child in nodes] == [0, 0], "\n".join(texts)
     found = json.loads((tmp_path / "machine-1" / "outcome.json").read_text())
     wanted, _ = serial(spec)
     assert found["last"]["test"]["top1"] == wanted.last.test.top1
     assert [row[2] for row in found["curve"]] == [row[2] for row in wanted.curve]
+    (record,) = store.records()  # what tables look for
+    assert store.load(spec) == record
+    assert record.result == {name: found[name] for name in ("best", "last", "curve")}
+    assert (record.provenance.seconds, record.provenance.threads) == (round(found["seconds"], 2), 1)
 
 
 def test_world_of_the_wrong_size_is_refused(tmp_path):

@@ -84,7 +84,7 @@ def checkpoints(one: Grid) -> list[Path]:
 
 def test_the_records_are_those_of_a_grid_without_ray(pictures, tmp_path, capsys):
     there = grid(tmp_path, "backprop", "dgl", "own search")
-    assert ray_engine.run(there, "digits", "cpu", workers=2)
+    assert ray_engine.run(there, {"digits": "digits", "of another protocol": "digits"}, "cpu", workers=2)
     said = capsys.readouterr().out
     assert results(there.store) == undisturbed(pictures, tmp_path, *there.variants)
     assert [record.provenance.threads for record in there.store.records()] == [1] * 4

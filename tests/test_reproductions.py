@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
 from nbclient import NotebookClient
 
@@ -17,6 +18,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 EXPERIMENTS = {
     "11": "table02",
     "12": "figure03",
+    "13": "",  # Tables 3 and 5, under protocols of their own
     "14": "table04",
     "16": "table06",
     "17": "table07",
@@ -99,13 +101,89 @@ def test_a_reproduction_draws_from_records_alone_within_seconds(number, monkeypa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [number for number in NUMBERS if number not in ("11", "29")])  # one protocol
+@pytest.mark.parametrize(
+    "number", [number for number in NUMBERS if number not in ("11", "13", "29")]
+)  # one protocol
 def test_without_records_it_says_so_and_plots_nothing_of_ours(number, monkeypatch):
     pages = executed(number, monkeypatch, protocol="paper")
     assert "no record" in printed(pages)
     # The widget's picture, which says so in words; the paper's own panels; files and a toy; what delay does.
     of_no_record = {"12": 1, "17": 1, "18": 2, "22": 3, "25": 2}
     assert pictures(pages) <= of_no_record.get(number, 0)
+
+
+@pytest.mark.slow
+def test_a_seed_that_nobody_searched_with_has_no_record(monkeypatch):
+    pages = executed("13", monkeypatch, seed=7)
+    assert printed(pages).count("no record\n") >= 3
+    assert pictures(pages) == 0
+
+
+TRAINED = """
+from sedona_nb import runs, viz
+from sedona_nb.grid import Grid
+
+
+def _look(self, pictures, *arguments):
+    several = pictures if isinstance(pictures, tuple) else (pictures,)
+    known = {(one.name, one.fingerprint) for one in several}
+    assert {(spec.data, spec.fingerprint) for spec in self.specs()} <= known
+    print("would train", len(self.open()), "runs on", *sorted(name for name, _ in known))
+
+
+Grid.run = _look
+def _look_too(spec, pictures, *arguments):
+    print("would search on", spec.data, pictures.fingerprint == spec.fingerprint)
+
+
+runs.find_or_search = _look_too
+viz.save = lambda *arguments: None  # profile "paper" keeps its figures in the repository
+"""
+LINES = re.compile(
+    r"^papermill (?P<number>\d\d)_\S+ out\.ipynb(?P<parameters>( -p \S+ (\"[^\"]*\"|\S+))*)$", re.MULTILINE
+)
+
+
+def deepening(number: str) -> list[dict[str, object]]:
+    """The parameters of the papermill lines that a notebook ends with."""
+    found = []
+    for cell in nbformat.read(notebook(number), as_version=4).cells:
+        for match in LINES.finditer(cell.source if cell.cell_type == "markdown" else ""):
+            pairs = re.findall(r'-p (\S+) (?:"([^"]*)"|(\S+))', match["parameters"])
+            found.append(
+                {name: quoted or {"True": True, "False": False}.get(plain, plain) for name, quoted, plain in pairs}
+            )
+    return found
+
+
+def training_lines() -> list[tuple[str, dict[str, object]]]:
+    """What notebooks with a grid say to train, and the paper's protocol where they do not say it."""
+    found = []
+    for number in NUMBERS:
+        lines = [] if number in ("11", "13", "18") else deepening(number)
+        if lines and number != "29" and not any(line.get("profile") == "paper" for line in lines):
+            lines.append({"protocol": "paper", "train": True})
+        found += [(number, {key: value for key, value in line.items() if key != "device"}) for line in lines]
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "parameters"), training_lines())
+def test_what_a_notebook_says_to_train_would_begin_and_be_drawn(number, parameters, monkeypatch, real_data_root):
+    monkeypatch.setenv("SEDONA_DATA", str(real_data_root))
+    said = printed(executed(number, monkeypatch, TRAINED, **parameters))
+    if parameters.get("train") or parameters.get("profile") == "paper":
+        assert "would train" in said or "would search on cifar10-jpeg True" in said
+
+
+def test_the_verdicts_kept_beside_figures_are_those_of_the_records():
+    store = RunStore(protocols.load("short").profile.results)
+    kept = pd.read_csv(REPOSITORY / "figures" / "table02_short.csv", keep_default_na=False)
+    entries = experiments.load("table02", [protocols.load("short", name) for name in ("vgg19", "resnet50")], store)
+    now = verdicts.side_by_side(entries, store).set_index(["network", "variant"])["verdict"]
+    assert len(kept)
+    for row in kept.itertuples():
+        assert row.verdict == now[row.network.lower().replace("-", ""), row.method]
 
 
 @pytest.mark.slow

@@ -184,6 +184,20 @@ def test_a_gap_is_a_line_from_training_to_other_pictures():
     assert legends(figure) == ["training pictures", "others"]
 
 
+def test_more_than_three_panels_stand_two_in_a_row():
+    sources = [GAPS.assign(source=f"network {number}") for number in range(5)]
+    figure = result_charts.generalization(pd.concat(sources, ignore_index=True))
+    assert titles(figure) == [f"network {number}" for number in range(5)]
+    places = [axes.get_subplotspec() for axes in figure.axes]
+    assert [(place.rowspan.start, place.colspan.start) for place in places] == [
+        (0, 0),
+        (0, 1),
+        (1, 0),
+        (1, 1),
+        (2, 0),
+    ]
+
+
 @pytest.mark.parametrize("last", [(33.0, 34.0), (0.0, 0.0), (99.0, 100.0)])
 def test_a_gap_of_one_point_has_one_length_in_all_panels(last):
     few = pd.DataFrame([("paper", "backprop", 5.0, 21.0), ("ours", "dgl", *last)], columns=GAPS.columns)

@@ -92,12 +92,17 @@ def test_a_few_draws_give_no_mean(tmp_path):
 
 @pytest.mark.parametrize("command", ["list", "table"])
 @pytest.mark.parametrize(
-    ("name", "networks"),
-    [("poster_table1", "resnet18 or resnet50"), ("poster_figure3", "resnet50 or transformer20")],
+    ("name", "networks", "names"),
+    [
+        ("poster_table1", "resnet18 or resnet50", "short or paper or smoke"),
+        ("poster_figure3", "resnet50 or transformer20", "short or paper or smoke"),
+        ("table05", "resnet152", "imagenet-dgl"),
+    ],
 )
-def test_an_experiment_about_other_networks_names_them(command, name, networks, tmp_path, capsys):
+def test_an_experiment_about_other_networks_names_them(command, name, networks, names, tmp_path, capsys):
     assert run_commands.main([command, name, "--store", str(tmp_path)]) == 0
-    assert capsys.readouterr().out == f"{name}: nothing for this network; allowed: --network {networks}\n"
+    allowed = f"--network {networks}, --protocol {names}"
+    assert capsys.readouterr().out == f"{name}: nothing for this network and protocol; allowed: {allowed}\n"
 
 
 def test_a_reader_that_has_seen_enough_is_no_mistake(tmp_path):
