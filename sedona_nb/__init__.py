@@ -98,6 +98,7 @@ MODULES = (
     "live_search",
     "live_search_process",
     "baselines",
+    "known_pictures",
     "protocols",
     "cut_sources",
     "block_costs",

@@ -14,7 +14,7 @@ from sedona_nb import baselines
 from sedona_nb.decoupling import Decoupling
 from sedona_nb.entries import Entry, entry, published, random_splits, searched
 from sedona_nb.errors import choose
-from sedona_nb.protocols import LARGE, NAMES, NUM_LAYERS, UNPRINTED, Protocol
+from sedona_nb.protocols import NAMES, NUM_LAYERS, UNPRINTED, Protocol
 from sedona_nb.store import RunStore
 
 BLOCKS = (2, 4, 8, 12, 16)  # K of Figures 3 and 7
@@ -186,7 +186,7 @@ def load(name: str, protocols: Protocol | Sequence[Protocol], store: RunStore) -
     """
     experiment = EXPERIMENTS[choose(name, EXPERIMENTS, "experiment")]
     listed = [protocols] if isinstance(protocols, Protocol) else protocols
-    fitting = [p for p in listed if p.profile.network.name in networks(name) and p.name in protocol_names(name)]
+    fitting = [p for p in listed if p.profile.network.name in networks(name) and _is_about(name, p.name)]
     return [entry for protocol in fitting for entry in experiment(protocol, store)]
 
 
@@ -198,8 +198,12 @@ def networks(name: str) -> tuple[str, ...]:
 
 def protocol_names(name: str) -> tuple[str, ...]:
     """The protocols under which an experiment has entries."""
-    large = tuple(protocol for protocol, names in ON_LARGE.items() if name in names)
-    return large if name in ("table03", "table05") else (*(n for n in NAMES if n not in LARGE), *large)
+    return tuple(protocol for protocol in NAMES if _is_about(name, protocol))
+
+
+def _is_about(name: str, protocol: str) -> bool:
+    """On other pictures than CIFAR-10, only what the paper has of them; all else under any other protocol."""
+    return name in ON_LARGE[protocol] if protocol in ON_LARGE else name not in ("table03", "table05")
 
 
 def _on_imagenet(protocol: Protocol, store: RunStore, table: str, cells: Sequence[tuple[str, int]]) -> list[Entry]:

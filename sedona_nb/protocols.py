@@ -15,22 +15,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
 from sedona_nb import data as data_sets
-from sedona_nb import methods
+from sedona_nb import known_pictures, methods
 from sedona_nb.data import Pictures
 from sedona_nb.decoupling import Decoupling
 from sedona_nb.errors import SedonaError, choose
+from sedona_nb.known_pictures import PictureName
 from sedona_nb.places import home
 from sedona_nb.profiles import Profile
 from sedona_nb.profiles import load as load_profile
-from sedona_nb.records import Record, RunSpec, SearchSpec
+from sedona_nb.records import RunSpec, SearchSpec
 from sedona_nb.runs import RunStore
 from sedona_nb.search_config import SearchResult
 
+MAIN = ("short", "paper", "smoke")
 LARGE = ("tiny-imagenet", "imagenet", "imagenet-dgl")  # the paper's on other pictures than CIFAR-10
-NAMES = ("short", "paper", "smoke", *LARGE)
+NAMES = (*MAIN, *LARGE)
 NUM_LAYERS = {
     "vgg11": 8,
     "vgg19": 16,
@@ -55,13 +56,6 @@ BLOCKWISE = (
 )  # methods whose gradients `alignment` can compare with backprop's
 # Decouplings that nobody tuned take the setting of SEDONA's published one, which is one like them.
 TUNED_AS = {"given": "sedona"}
-
-
-class PictureName(NamedTuple):
-    """A data set as specs know it."""
-
-    name: str
-    fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -185,12 +179,12 @@ def load(name: str, network: str = "vgg19", store: RunStore | None = None, data:
 
         choose(network, large_protocols.NETWORKS[name], f"network for protocol {name!r}")
         made = large_protocols.load(name, network)
-        known = {r.spec.fingerprint for r in _of(made.profile, store.records() if store else [])}
-        made = replace(made, fingerprint=known.pop() if len(known) == 1 else "")
+        records = store.records() if store else []
+        made = replace(made, fingerprint=known_pictures.fingerprint(made.profile, records))
     elif name == "paper":
         choose(network, tuple(n for n in NUM_LAYERS if n not in UNPRINTED), "network")
         profile = load_profile("paper", network=network)
-        pictures = _recorded_pictures(profile, store.records() if store else [])
+        pictures = known_pictures.of_the_paper(profile, store.records() if store else [])
         made = Protocol(name, replace(profile, data=pictures.name), pictures.fingerprint)
     else:
         from sedona_nb import short_protocols  # which makes some of these
@@ -202,33 +196,6 @@ def load(name: str, network: str = "vgg19", store: RunStore | None = None, data:
     if data in (None, made.profile.data):
         return made
     return replace(made, profile=replace(made.profile, data=data), fingerprint=FINGERPRINTS.get(data, ""))
-
-
-def _recorded_pictures(profile: Profile, records: Iterable[Record]) -> PictureName:
-    """Those of the paper's runs in `records`: CIFAR-10's, else the same as JPEG files; "": not known."""
-    known: dict[str, set[str]] = {"cifar10": set(), "cifar10-jpeg": set()}
-    for spec in (record.spec for record in records):
-        name = getattr(spec, "data", "")
-        if name == "cifar10" or (name in known and _as_long(profile, spec)):
-            known[name].add(spec.fingerprint)
-    for name, fingerprints in known.items():
-        if len(fingerprints) > 1:
-            raise SedonaError(f"there are records of {len(fingerprints)} different {name}; allowed: of one")
-        if fingerprints:
-            return PictureName(name, *fingerprints)
-    return PictureName(profile.data, "")
-
-
-def _of(profile: Profile, records: Iterable[Record]) -> list[Record]:
-    """Training runs on the profile's pictures, for as long as it says."""
-    runs = [r for r in records if isinstance(r.spec, RunSpec) and r.spec.data == profile.data]
-    return [r for r in runs if _as_long(profile, r.spec) and r.spec.network.width == profile.network.width]
-
-
-def _as_long(profile: Profile, spec: RunSpec | SearchSpec) -> bool:
-    if isinstance(spec, SearchSpec):
-        return spec.search.outer_steps == profile.search.outer_steps
-    return (spec.train.steps, spec.train.batch_size) == (profile.train.steps, profile.train.batch_size)
 
 
 def beside(protocols: Sequence[Protocol], networks: Iterable[str], store: RunStore) -> list[Protocol]:

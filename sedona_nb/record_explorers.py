@@ -28,7 +28,7 @@ def error_against_k(
 
     Args:
         network: one of `errors_by_k.NETWORKS`.
-        protocol: one of `protocols.NAMES`.
+        protocol: one of `protocols.MAIN`.
         methods: of `errors_by_k.METHODS`; default: all.
         store: of the records; default: the repository's results.
 
@@ -38,7 +38,7 @@ def error_against_k(
     store = store or RunStore(home() / "results")
     methods = tuple(errors_by_k.METHODS if methods is None else methods)
     choose(network, errors_by_k.NETWORKS, "network")
-    choose(protocol, protocols.NAMES, "protocol")
+    choose(protocol, protocols.MAIN, "protocol")
     for method in methods:
         choose(method, errors_by_k.METHODS, "method")
     read: dict[tuple[str, str], errors_by_k.Points] = {}  # records are read once
@@ -56,7 +56,7 @@ def error_against_k(
 
     controls = {
         "network": panels.choice("network", {viz.label(name): name for name in errors_by_k.NETWORKS}, network),
-        "protocol": panels.choice("protocol", protocols.NAMES, protocol),
+        "protocol": panels.choice("protocol", protocols.MAIN, protocol),
         **{
             method: Checkbox(yes, description=viz.label(method), indent=False, layout=Layout(width="11em"))
             for method, yes in boxes.items()

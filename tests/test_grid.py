@@ -164,11 +164,11 @@ def signals():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("list", "table20"), "unknown experiment 'table20'; allowed: table02, figure03"),
+        (("list", "table20"), "unknown experiment 'table20'; allowed: table02, table03"),
         (("list", "table02", "--variant", "dlg"), "unknown variant 'dlg'; allowed: backprop, dgl"),
         (
             ("status", "--protocol", "shrot"),
-            "unknown protocol 'shrot'; allowed: short, paper, smoke; did you mean",
+            "unknown protocol 'shrot'; allowed: short, paper, smoke, tiny-imagenet",
         ),
         (
             ("table", "--network", "vgg11"),

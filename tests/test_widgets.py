@@ -318,7 +318,7 @@ def test_released_files_are_a_source_where_they_are(released_root, monkeypatch):
 @pytest.mark.parametrize("full", [True, False], ids=["records", "empty store"])
 def test_every_filter_of_errors_gives_words(full, store, tmp_path, interactive):
     widget = widgets.error_against_k(store=store if full else RunStore(tmp_path))
-    for network, protocol in itertools.product(errors_by_k.NETWORKS, protocols.NAMES):
+    for network, protocol in itertools.product(errors_by_k.NETWORKS, protocols.MAIN):
         control(widget, "network").value = network
         control(widget, "protocol").value = protocol
         said = words(widget)
