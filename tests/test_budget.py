@@ -120,9 +120,10 @@ def test_memory_of_two_sizes_and_what_lies_between_them(network, small, large) -
 def test_time_is_right_within_a_factor(network, sizes) -> None:
     pictures, config = noise(), search_config(*sizes)
     search.run(pictures, NETWORK, replace(CONFIG, pretrain_steps=0, outer_steps=1))  # what loads at the first step
-    for _ in range(2):  # two measurements against each other: another process may have disturbed one
-        expected = budget.estimate(pictures, network, config).seconds.total
-        took = search.run(pictures, network, config).seconds
+    expected = took = float("inf")
+    for _ in range(4):  # until both have had a moment without another process, which only ever makes them longer
+        expected = min(expected, budget.estimate(pictures, network, config).seconds.total)
+        took = min(took, search.run(pictures, network, config).seconds)
         if 1 / 1.5 < expected / took < 1.5:
             return
     raise AssertionError(f"expected {expected:.1f} s, took {took:.1f} s")
