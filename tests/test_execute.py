@@ -134,12 +134,15 @@ def test_reasons(session: tuple[str, int, Path]) -> None:
 
 def test_a_notebook_that_takes_too_long_is_stopped(folder: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy.ipynb"
-    outcome = run(folder / "05_long.ipynb", copy, {}, timeout=6)
-    assert not outcome.ok
-    assert outcome.reason == ("stopped: not done after 0.1 minutes",)
-    assert outcome.seconds < 20
+    for timeout in (6, 18, 54):  # a busy machine may need long to start the kernel
+        outcome = run(folder / "05_long.ipynb", copy, {}, timeout=timeout)
+        assert not outcome.ok
+        assert outcome.reason == (f"stopped: not done after {timeout / 60:g} minutes",)
+        assert timeout <= outcome.seconds < timeout + 14
+        assert _running(copy) == []
+        if "asleep" in copy.with_suffix(".log").read_text():
+            break
     assert "asleep" in outputs_of(copy)  # what ran so far is there to be read
-    assert _running(copy) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda n: n.name)
