@@ -138,7 +138,7 @@ def test_a_notebook_that_takes_too_long_is_stopped(folder: Path, tmp_path: Path)
         outcome = run(folder / "05_long.ipynb", copy, {}, timeout=timeout)
         assert not outcome.ok
         assert outcome.reason == (f"stopped: not done after {timeout / 60:g} minutes",)
-        assert timeout <= outcome.seconds < timeout + 14
+        assert timeout <= outcome.seconds < timeout + 30  # up to 20 of them to end in order
         assert _running(copy) == []
         if "asleep" in copy.with_suffix(".log").read_text():
             break
