@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 import types
 import typing
 from dataclasses import dataclass, field
@@ -128,7 +129,9 @@ class Record:
             "result": self.result,
             "provenance": dataclasses.asdict(self.provenance),
         }
-        return json.dumps(content, indent=1, allow_nan=False) + "\n"
+        text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+        # A row of numbers is one line, not one a number; strings have no line breaks of their own in JSON.
+        return re.sub(r"\[\n([-+.\deE,\s]+)\]", lambda row: f"[{' '.join(row[1].split())}]", text)
 
     @classmethod
     def from_json(cls, text: str) -> Record:

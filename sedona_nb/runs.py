@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 
+import numpy as np
 import torch
 
 from sedona_nb import devices, layer_times, provenance, search, search_times, training
@@ -69,10 +70,16 @@ def find_or_search(
         )
         values = {part.name: getattr(found, part.name) for part in dataclasses.fields(found)}
         del values["processor_seconds"]  # the provenance has them
-        tensors = {name: value.tolist() for name, value in values.items() if isinstance(value, torch.Tensor)}
+        tensors = {name: _rows(value) for name, value in values.items() if isinstance(value, torch.Tensor)}
         return values | tensors, found
 
     return _found_or_made(spec, pictures, store, device, profile, wait, searched)
+
+
+def _rows(tensor: torch.Tensor) -> list:
+    """A float32 tensor as nested lists, with the fewest digits that give the very same numbers back."""
+    values = tensor.cpu().numpy()
+    return np.array([float(str(value)) for value in values.flat]).reshape(values.shape).tolist()
 
 
 def search_result(record: Record) -> SearchResult:

@@ -19,7 +19,7 @@ from sedona_nb.decoupling import Decoupling
 from sedona_nb.errors import Paused, SedonaError
 from sedona_nb.networks import NetworkConfig
 from sedona_nb.records import METHODS, Record, RunSpec, SearchSpec, protocol, spec_hash
-from sedona_nb.runs import RunStore, find_or_search, find_or_train, search_result
+from sedona_nb.runs import RunStore, _rows, find_or_search, find_or_train, search_result
 from sedona_nb.search_config import SearchConfig
 from sedona_nb.train_config import TrainConfig
 
@@ -66,6 +66,21 @@ def test_records_survive_json_exactly(pictures, search_record):
         copy = Record.from_json(Record(spec, {}, search_record.provenance).to_json())
         assert copy.spec == spec
         assert spec_hash(copy.spec) == spec_hash(spec)
+
+
+def test_records_have_no_digit_and_no_line_too_many(pictures, search_record):
+    bits = torch.randint(-(2**31), 2**31 - 1, (40_000,), generator=torch.Generator().manual_seed(0)).int()
+    values = bits.view(torch.float32)  # of every size, the smallest and largest among them
+    values = values[values.isfinite()][: 2 * 19_000].view(2, 100, 190)
+    rows = _rows(values)
+    assert torch.equal(torch.tensor(rows), values)
+    assert len(json.dumps(rows)) < 0.7 * len(json.dumps(values.tolist()))
+    assert _rows(torch.empty(0, 3, 2)) == []
+    text = search_record.to_json()
+    row = search_record.result["alpha"][0]
+    assert f"[{row[0]}, {row[1]}]" in text
+    told = Record(search_record.spec, {"a": "[ 1,  2 ]", "b": [], "c": [[1, -2e-30], ["[\n1]"], [True, 1]]}, None)
+    assert json.loads(replace(told, provenance=search_record.provenance).to_json())["result"] == told.result
 
 
 def test_every_field_of_a_spec_counts_but_the_source_of_its_decoupling(pictures, search_record):
