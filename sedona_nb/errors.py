@@ -20,6 +20,10 @@ class Paused(SedonaError):
     """A run that stopped at a checkpoint because it was asked to; started again, it goes on."""
 
 
+class Diverged(SedonaError):
+    """A training run whose loss stopped being finite; the same run would end there again."""
+
+
 class TieWarning(UserWarning):
     """A choice between layers whose learned values single precision cannot tell apart."""
 

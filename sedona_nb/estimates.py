@@ -136,6 +136,8 @@ def elapsed(seconds: Iterable[float], workers: int) -> float:
 def _paces(records: Iterable[Record], device: torch.device, pictures: Pictures | None) -> list[_Pace]:
     paces = []
     for record in records:
+        if record.diverged:
+            continue  # it ended early
         spec, origin = record.spec, record.provenance
         sizes = None if isinstance(spec, Timing) else work.sizes(spec.data, pictures)
         if sizes is not None and re.match(rf"{device.type}\b", origin.device) and origin.seconds > 0:

@@ -20,7 +20,7 @@ import torch
 from sedona_nb import experiments, progress
 from sedona_nb.data import Pictures
 from sedona_nb.entries import Entry
-from sedona_nb.errors import Paused, SedonaError, choose
+from sedona_nb.errors import Diverged, Paused, SedonaError, choose
 from sedona_nb.protocols import Protocol
 from sedona_nb.records import Record, RunSpec, SearchSpec, Spec, spec_hash
 from sedona_nb.runs import find_or_search, find_or_train
@@ -140,7 +140,7 @@ class Grid:
             say: gets a line a run.
 
         Returns:
-            whether everything has a record; False: `pause` said stop.
+            whether everything has a record, if only one that says how it diverged; False: `pause` said stop.
 
         Raises:
             RunsFailed: at the end, when all others are through; each failure is also said.
@@ -165,6 +165,8 @@ class Grid:
                 except Paused as stop:
                     say(f"{describe(spec)}: {stop}")
                     return False
+                except Diverged:
+                    record = self.store.load(spec)
                 except SedonaError as error:
                     failed[spec_hash(spec)] = error
                     say(f"{describe(spec)}: FAILED: {error}")
@@ -214,6 +216,8 @@ def describe(spec: Spec) -> str:
 def outcome(record: Record) -> str:
     """A record in a few words."""
     took = progress.duration(record.provenance.seconds)
+    if record.diverged:
+        return f"diverged: {record.diverged}; {took}"
     if "best" in record.result:
         best = record.result["best"]
         return f"validation {best['validation']['top1']:.2f} %, test {best['test']['top1']:.2f} %, {took}"

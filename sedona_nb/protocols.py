@@ -13,6 +13,7 @@ uses, and the setting with the lowest validation error (`chosen`) is the method'
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -146,7 +147,8 @@ class Protocol:
 def chosen(protocol: Protocol, method: str, store: RunStore, found: SearchResult | None = None) -> Setting | None:
     """The setting with which `method` runs: that of its `Protocol.tuning` run with the lowest validation error.
 
-    The earliest among equals; the test pictures have no say. None: some of these runs have no record yet.
+    The earliest among equals; the test pictures have no say, and a run that diverged is the worst. None: some of
+    these runs have no record yet.
     """
     if len(protocol.settings) == 1:
         return protocol.settings[0]
@@ -155,7 +157,7 @@ def chosen(protocol: Protocol, method: str, store: RunStore, found: SearchResult
         record = store.load(spec)
         if record is None:
             return None
-        errors[setting] = record.result["best"]["validation"]["top1"]
+        errors[setting] = math.inf if record.diverged else record.result["best"]["validation"]["top1"]
     return min(errors, key=errors.__getitem__)
 
 

@@ -10,7 +10,7 @@ import torch
 
 from sedona_nb import data, devices
 from sedona_nb.atomic import write_text
-from sedona_nb.errors import Paused, SedonaError
+from sedona_nb.errors import Diverged, Paused, SedonaError
 from sedona_nb.grid import execute
 from sedona_nb.records import Spec
 from sedona_nb.store import Busy, RunStore
@@ -39,9 +39,11 @@ def execute_here(
     pause = watch(Path(stop))
     if pause():
         return "paused", "stopped before it began"
+    store = RunStore(folder)
     try:
-        pictures = data.load(data_name)
-        record = execute(spec, pictures, RunStore(folder), devices.resolve(device), profile, pause)
+        record = execute(spec, data.load(data_name), store, devices.resolve(device), profile, pause)
+    except Diverged:
+        record = store.load(spec)
     except Busy as busy:
         return "busy", str(busy)
     except Paused as paused:

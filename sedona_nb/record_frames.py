@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from math import nan
+from math import inf, nan
 from statistics import fmean
 
 import pandas as pd
@@ -79,7 +79,8 @@ def alignments(entries: Sequence[Entry], store: RunStore, intervals: int = 4) ->
 def settings(entries: Sequence[Entry], store: RunStore) -> pd.DataFrame:
     """How each method got its learning rate: network, method, lr, warmup, validation error, chosen.
 
-    A row a run that was tried, in the order of the settings; an error is NaN where the run has no record.
+    A row a run that was tried, in the order of the settings; an error is NaN where the run has no record, infinite
+    where it diverged.
     """
     rows: dict[tuple, dict] = {}
     for entry in entries:
@@ -87,7 +88,9 @@ def settings(entries: Sequence[Entry], store: RunStore) -> pd.DataFrame:
         taken = {(spec.train.lr, spec.train.warmup_steps) for spec in entry.runs}
         for spec in tried:
             record, setting = store.load(spec), (spec.train.lr, spec.train.warmup_steps)
-            error = record.result["best"]["validation"]["top1"] if record else nan
+            error = nan
+            if record is not None:
+                error = inf if record.diverged else record.result["best"]["validation"]["top1"]
             rows[(entry.network, spec.method, *setting)] = {
                 "network": entry.network,
                 "method": spec.method,
@@ -141,10 +144,10 @@ def configurations(entries: Sequence[Entry], store: RunStore, costs: Sequence[fl
 
 
 def _found(entries: Sequence[Entry], store: RunStore) -> Iterator[tuple[dict, Record]]:
-    """What a record is, by `ABOUT`, and the record, for every run that has one."""
+    """What a record is, by `ABOUT`, and the record, for every run that has one and did not diverge."""
     for entry in entries:
         for run, spec in enumerate(entry.runs):
             record = store.load(spec)
-            if record is not None:
+            if record is not None and not record.diverged:
                 what = (entry.protocol, entry.network, entry.variant, entry.num_blocks, spec.seed, run)
                 yield dict(zip(ABOUT, what, strict=True)), record

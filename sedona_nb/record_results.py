@@ -12,14 +12,18 @@ from sedona_nb.records import Record, RunSpec, SearchSpec
 def check(record: Record) -> None:
     """Refuse a result that is not one of its kind of spec.
 
-    A training run: errors of the chosen checkpoint on held-out and on test pictures. A search: rows of alpha and
-    of beta, equally many, and its histories. What timings must have, `runs.layer_times_of` and
+    A training run: errors of the chosen checkpoint on held-out and on test pictures, or how it diverged. A search:
+    rows of alpha and of beta, equally many, and its histories. What timings must have, `runs.layer_times_of` and
     `runs.search_times_of` say.
 
     Raises:
         SedonaError: what is missing or of the wrong kind.
     """
-    if isinstance(record.spec, RunSpec):
+    diverged = _at(record.result, "diverged")
+    if isinstance(record.spec, RunSpec) and diverged is not None:
+        if not (isinstance(diverged, str) and diverged):
+            raise SedonaError(f"result.diverged is {diverged!r}; allowed: which loss, and when")
+    elif isinstance(record.spec, RunSpec):
         for split in ("validation", "test"):
             error = _at(record.result, "best", split, "top1")
             if not _is_number(error):

@@ -119,6 +119,11 @@ class Record:
     result: dict[str, Any]
     provenance: Provenance
 
+    @property
+    def diverged(self) -> str:
+        """Which loss of a training run stopped being finite, and when; else "". Such a run has no errors."""
+        return self.result.get("diverged", "")
+
     def to_json(self) -> str:
         """The file's text."""
         (kind,) = (name for name, spec_class in KINDS.items() if type(self.spec) is spec_class)

@@ -207,17 +207,16 @@ def _run(options: argparse.Namespace) -> int:
 
     from sedona_nb import devices
 
+    place = options.device if options.engine == "ray" else devices.resolve(options.device)
     (grid, pictures), pause = _grid(options), until(options.stop_after)
     print(grid.snapshot().text(), flush=True)
     if options.engine == "ray":
         from sedona_nb import ray_engine
 
         workers = options.workers or max(1, (os.cpu_count() or 1) // options.threads)
-        place, gpus = options.device, options.gpus
         names = {one.name: options.data or one.name for one in pictures}
-        done = ray_engine.run(grid, names, place, workers, gpus, options.threads, options.address, pause)
+        done = ray_engine.run(grid, names, place, workers, options.gpus, options.threads, options.address, pause)
     else:
-        place = devices.resolve(options.device)
         torch.set_num_threads(options.threads)
         done = grid.run(pictures, place, pause, lambda line: print(line, flush=True))
     print(grid.snapshot().text())

@@ -24,7 +24,7 @@ from sedona_nb.block_local import divide
 from sedona_nb.blocks import decouple
 from sedona_nb.continuous import ContinuousNetwork
 from sedona_nb.data import ImageData, Pictures
-from sedona_nb.errors import SedonaError
+from sedona_nb.errors import Diverged, SedonaError
 from sedona_nb.features_replay import ReplayNetwork
 from sedona_nb.feedback_alignment import align
 from sedona_nb.layer_times import LayerTimes
@@ -34,6 +34,8 @@ from sedona_nb.search_times import SearchTimes
 from sedona_nb.seeds import mix
 from sedona_nb.store import RunStore
 from sedona_nb.train_config import TrainOutcome
+
+Made = tuple[dict, float, float | None]  # a result, its seconds, and those of the processor
 
 __all__ = ["RunStore", "find_or_search", "find_or_time", "find_or_train", "search_result"]
 
@@ -62,7 +64,7 @@ def find_or_search(
     """
     device = torch.device(device)
 
-    def searched() -> tuple[dict, SearchResult]:
+    def searched() -> Made:
         network, config = spec.network, spec.search
         folder = store.checkpoints(spec)
         found = search.run(
@@ -71,7 +73,7 @@ def find_or_search(
         values = {part.name: getattr(found, part.name) for part in dataclasses.fields(found)}
         del values["processor_seconds"]  # the provenance has them
         tensors = {name: _rows(value) for name, value in values.items() if isinstance(value, torch.Tensor)}
-        return values | tensors, found
+        return values | tensors, found.seconds, found.processor_seconds
 
     return _found_or_made(spec, pictures, store, device, profile, wait, searched)
 
@@ -102,24 +104,35 @@ def find_or_train(
 ) -> Record:
     """The record of a training run; trained, or continued, if the store has none.
 
+    A run that diverges leaves a record too, so that it is not trained to the same end again.
+
     Its result: "best" and "last" ({"step", "validation", "test", "train"}, errors as in `evaluate.Errors`),
     "curve", and, where the spec asks for it, "alignment". `pause`: asked after each step whether to stop there and
     go on another time. `wait`: if another process is at work on this very run, wait for its record.
 
     Raises:
         SedonaError: the pictures are not the spec's, or as in `training.train`.
+        Diverged: a loss is not finite, or was not when the store's record was made.
         Paused: `pause` said so.
         Busy: another process is at work on it, and `wait` is false.
     """
     device = torch.device(device)
 
-    def trained() -> tuple[dict, TrainOutcome]:
+    def trained() -> Made:
         network, folder = build(spec, pictures), store.checkpoints(spec)
-        label = f"{spec.method}, seed {spec.seed}"
-        found = training.train(network, pictures, spec.train, spec.seed, device, folder, label=label, pause=pause)
-        return _result(found), found
+        label, began = f"{spec.method}, seed {spec.seed}", time.perf_counter()
+        try:
+            found = training.train(
+                network, pictures, spec.train, spec.seed, device, folder, label=label, pause=pause
+            )
+        except Diverged as error:
+            return {"diverged": str(error)}, time.perf_counter() - began, None
+        return _result(found), found.seconds, found.processor_seconds
 
-    return _found_or_made(spec, pictures, store, device, profile, wait, trained)
+    record = _found_or_made(spec, pictures, store, device, profile, wait, trained)
+    if record.diverged:
+        raise Diverged(record.diverged)
+    return record
 
 
 def keep(spec: RunSpec, outcome: TrainOutcome, store: RunStore, device: torch.device, profile: str = "") -> Record:
@@ -150,9 +163,9 @@ def _found_or_made(
     device: torch.device,
     profile: str,
     wait: bool,
-    make: Callable[[], tuple[dict, SearchResult | TrainOutcome]],
+    make: Callable[[], Made],
 ) -> Record:
-    """The record of `spec`; if there is none, of what `make` gives: a result, and an outcome with the times."""
+    """The record of `spec`; if there is none, of what `make` gives."""
     found = store.load(spec)
     if found is not None:
         return found
@@ -160,11 +173,9 @@ def _found_or_made(
     with store.claimed(spec, wait):
         found = store.load(spec)  # by whoever had the claim before
         if found is None:
-            result, outcome = make()
-            peak, processor = devices.peak_memory(device), outcome.processor_seconds
-            found = Record(
-                spec, as_json(result), provenance.here(device, outcome.seconds, peak, profile, processor)
-            )
+            result, seconds, processor = make()
+            peak = devices.peak_memory(device)
+            found = Record(spec, as_json(result), provenance.here(device, seconds, peak, profile, processor))
             store.save(found)
     return found
 

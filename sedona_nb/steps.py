@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sedona_nb.blocks import LocalLoss
-from sedona_nb.errors import SedonaError
+from sedona_nb.errors import Diverged
 from sedona_nb.precision import Arithmetic
 from sedona_nb.seeds import mix
 from sedona_nb.train_config import TrainConfig
@@ -104,12 +104,12 @@ def refuse_non_finite(losses: Tensor, names: list[str], step: int, rate: float) 
         rate: the run's learning rate.
 
     Raises:
-        SedonaError: a loss that is not finite.
+        Diverged: a loss that is not finite.
     """
     bad = (~torch.isfinite(losses)).nonzero()
     if len(bad):
         index, block = bad[0].tolist()
-        raise SedonaError(
+        raise Diverged(
             f"the loss of {names[block]} is {losses[index, block].item():g} at step "
             f"{step - len(losses) + index}; lower the learning rate (here {rate:g})"
         )

@@ -80,7 +80,7 @@ def table2(profile: Profile, pictures: ImageData, store: RunStore, max_seeds: in
     rows, devices = [], set()
     for method in TABLE2_METHODS:
         wanted = specs(method, profile, pictures, store, network.num_layers, range(max_seeds))
-        records = [record for record in map(store.load, wanted) if record is not None]
+        records = [record for record in map(store.load, wanted) if record is not None and not record.diverged]
         devices |= {record.provenance.device for record in records}
         rows.append(
             {"method": TITLES[method], "paper": _printed(printed_network, method), **asdict(Cell.of(records))}

@@ -62,8 +62,9 @@ def train(
         pause: asked after each step whether to stop there; needs a folder, in which the run can be taken up again.
 
     Raises:
-        SedonaError: a local loss that is not finite (which block, which step), a folder of another run, float16
-            anywhere but on CUDA, or a comparison with backprop's gradients for a network without blocks.
+        Diverged: a local loss that is not finite (which block, which step).
+        SedonaError: a folder of another run, float16 anywhere but on CUDA, or a comparison with backprop's
+            gradients for a network without blocks.
         Paused: `pause` said so; the checkpoint is written.
     """
     if pause is not None and folder is None:

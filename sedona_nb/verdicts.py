@@ -50,7 +50,8 @@ def side_by_side(
     """A row an entry: protocol, network, variant, K, paper, ours, spread, n, of, verdict.
 
     `n` counts the records found and `of` the runs that the entry asks for; ours is NaN where there is no record,
-    or fewer than `FEW` of random draws. A record of any other spec is not looked at.
+    or fewer than `FEW` of random draws. A record of any other spec is not looked at. Runs that diverged have no
+    part in ours and in the difference; the verdict counts them.
 
     Args:
         entries: of `experiments.load`.
@@ -61,13 +62,16 @@ def side_by_side(
     Raises:
         SedonaError: an entry list that has several rows, or none, to compare a network's variants with.
     """
-    rows, samples = [], {}
-    for place, entry in enumerate(entries):
+    rows, samples, instead, diverged = [], [], [], []
+    for entry in entries:
         records = [record for record in map(store.load, entry.runs) if record is not None]
-        values = [value for value in map(measure, records) if not isnan(value)]
+        ended = [record for record in records if not record.diverged]
+        values = [value for value in map(measure, ended) if not isnan(value)]
         enough = len(values) >= (min(FEW, len(entry.runs)) if entry.draws else 1)
         sample = Sample.of(values) if values and enough else None
-        samples[place] = sample
+        samples.append(sample)
+        instead.append("too few runs" if ended else "diverged" if records else NO_RECORD)
+        diverged.append(len(records) - len(ended))
         rows.append(
             {
                 "protocol": entry.protocol,
@@ -84,9 +88,11 @@ def side_by_side(
     frame = pd.DataFrame(rows, columns=[*ABOUT, "paper", "ours", "spread", "n", "of"])
     frame["of"] = frame["of"].astype("Int64")
     if against is not None:
-        verdicts = [_row_verdict(entries, samples, place, against) for place in range(len(entries))]
-        few = [sample is None and row["n"] > 0 for sample, row in zip(samples.values(), rows, strict=True)]
-        frame["verdict"] = ["too few runs" if f else verdict for f, verdict in zip(few, verdicts, strict=True)]
+        verdicts = [_row_verdict(entries, samples, instead, place, against) for place in range(len(entries))]
+        frame["verdict"] = [
+            "; ".join(filter(None, [verdict, f"{count} diverged" if 0 < count < row["n"] else ""]))
+            for verdict, count, row in zip(verdicts, diverged, rows, strict=True)
+        ]
     return frame
 
 
@@ -177,7 +183,10 @@ def compare(printed: float | None, found: tuple[float, float, float] | None) -> 
     return f"{words}: {'as' if mean * printed > 0 else 'not as'} printed ({printed:+.2f})"
 
 
-def _row_verdict(entries: Sequence[Entry], samples: dict, place: int, against: str) -> str:
+def _row_verdict(
+    entries: Sequence[Entry], samples: Sequence[Sample | None], instead: Sequence[str], place: int, against: str
+) -> str:
+    """`instead`: the words for an entry without a sample."""
     entry = entries[place]
     same = (against, entry.network, entry.protocol)
     references = [i for i, e in enumerate(entries) if (e.variant, e.network, e.protocol) == same]
@@ -185,11 +194,11 @@ def _row_verdict(entries: Sequence[Entry], samples: dict, place: int, against: s
         raise SedonaError(f"{len(references)} rows {against!r} for {entry.network}; allowed: one to compare with")
     (reference,) = references
     if place == reference:
-        return ""
+        return "" if samples[place] or instead[place] == NO_RECORD else instead[place]
     if samples[place] is None:
-        return NO_RECORD
+        return instead[place]
     if samples[reference] is None:
-        return f"{against}: {NO_RECORD}"
+        return f"{against}: {instead[reference]}"
     printed = None
     if entry.printed is not None and entries[reference].printed is not None:
         printed = entry.printed - entries[reference].printed

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from sedona_nb import protocols
+from sedona_nb import atomic, protocols
 from sedona_nb.grid import Grid
 from sedona_nb.protocols import Protocol, Setting
-from sedona_nb.records import spec_hash
+from sedona_nb.records import Spec, spec_hash
 from sedona_nb.store import RunStore
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -58,6 +58,11 @@ def shell(*arguments: str, **variables: str) -> subprocess.Popen:
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, cwd=REPOSITORY
     )
+
+
+def spoil(store: RunStore, spec: Spec) -> None:
+    """Make the run of `spec` fail."""
+    atomic.save_checkpoint(store.checkpoints(spec) / "training.pt", {"identity": "of another run"})
 
 
 def after(calls: int) -> Callable[[], bool]:

@@ -107,7 +107,10 @@ def test_the_most_similar_records_count(recorded, threads):
     assert estimates.estimate(longer, made, CPU).basis == "3 records of vgg11 0.25x dgl"
     both = [estimates.estimate(one, made, CPU).seconds for one in (spec, longer)]
     assert 1.8 < both[1] / both[0] < 2
-    assert estimates.estimate(longer, made[:0], CPU) is None
+    diverged = [replace(record, result={"diverged": "at step 7"}) for record in made]
+    for none in ([], diverged):
+        assert estimates.estimate(longer, none, CPU) is None
+    assert estimates.estimate(longer, [*made, *diverged], CPU) == estimates.estimate(longer, made, CPU)
     assert estimates.estimate(longer, [on(record, "cuda (another)") for record in made], CPU) is None
     reduced = replace(spec, train=replace(spec.train, precision="bfloat16"))
     assert estimates.estimate(reduced, made, CPU) is None

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from small_grids import TABLE, after, grid, protocol, results, shell
+from small_grids import TABLE, after, grid, protocol, results, shell, spoil
 
-from sedona_nb import data, plans, protocols, run_commands
-from sedona_nb.errors import SedonaError
+from sedona_nb import data, plans, protocols, run_commands, training
+from sedona_nb.errors import Diverged, SedonaError
 from sedona_nb.grid import Grid, RunsFailed, describe, execute
 from sedona_nb.protocols import Protocol
 from sedona_nb.records import SearchSpec, spec_hash
@@ -99,13 +100,34 @@ def test_what_was_begun_goes_on_before_anything_else_begins(pictures, tmp_path):
 
 
 def test_one_run_that_fails_does_not_stop_the_others(pictures, tmp_path):
-    good, bad = protocol(), protocol(lr=1e30)
+    good, bad = protocol(), protocol(lr=0.04)
     both = Grid((TABLE,), (bad, good), RunStore(tmp_path), ("backprop", "dgl"))
+    for spec in both.specs()[:2]:
+        spoil(both.store, spec)
     lines = []
-    with pytest.raises(RunsFailed, match=r"2 runs failed, the first with: the loss of .* lower the learning rate"):
+    with pytest.raises(RunsFailed, match=r"2 runs failed, the first with: .* holds a run with other settings"):
         both.run(pictures, say=lines.append)
     assert [record.spec.train.lr for record in both.store.records()] == [0.05, 0.05]
     assert sum("FAILED" in line for line in lines) == 2
+
+
+def test_a_run_that_diverges_leaves_a_record_and_is_not_trained_again(pictures, tmp_path, monkeypatch):
+    both = Grid((TABLE,), (protocol(lr=1e30), protocol()), RunStore(tmp_path), ("backprop", "dgl"))
+    lines = []
+    assert both.run(pictures, say=lines.append)
+    reason = r"the loss of .* at step \d; lower the learning rate \(here 1e\+30\)"
+    assert len([line for line in lines if re.search(rf": diverged: {reason}; [\d.]+ s$", line)]) == 2
+    assert "[########################################] 4 of 4 runs" in both.snapshot().text()
+    first, _, third, _ = both.specs()
+    record = both.store.load(first)
+    assert list(record.result) == ["diverged"]
+    assert re.fullmatch(reason, record.diverged)
+    assert both.store.load(third).diverged == ""
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == []
+    monkeypatch.setattr(training, "train", lambda *_, **__: pytest.fail("trained again"))
+    assert both.run(pictures)
+    with pytest.raises(Diverged, match=reason):
+        find_or_train(first, pictures, both.store)
 
 
 def test_what_somebody_else_is_at_work_on_is_left_and_waited_for(whole, pictures, tmp_path):
@@ -244,6 +266,7 @@ def test_a_record_that_cannot_be_read_is_named(command, change, reason, whole, t
             {"top1": None},
             "result.best.test.top1 is None; allowed: an error in percent",
         ),
+        (("result", "diverged"), 7, "result.diverged is 7; allowed: which loss, and when"),
         (("result",), [1, 2], "result.best.validation.top1 is None; allowed: an error in percent"),
         (("provenance", "seconds"), "a", "Provenance.seconds is 'a'; allowed: float"),
         (("provenance", "processor_seconds"), "a", "Provenance.processor_seconds is 'a'; allowed: float"),
@@ -335,10 +358,11 @@ def test_the_papers_protocol_begins_on_the_pictures_at_hand(tmp_path, real_data_
 
 
 def test_a_run_that_fails_is_exit_code_1(tmp_path, monkeypatch, capsys, signals):
-    failing = Grid((TABLE,), (protocol(lr=1e30),), RunStore(tmp_path), ("backprop",))
+    failing = grid(tmp_path, "backprop")
+    spoil(failing.store, failing.specs()[0])
     monkeypatch.setattr(run_commands, "_grid", lambda options: (failing, (data.load("digits"),)))
     assert run_commands.main(["run", "--device", "cpu"]) == 1
-    assert capsys.readouterr().err.startswith("1 run failed: the loss of ")
+    assert re.fullmatch("1 run failed: .* holds a run with other settings; .*\n", capsys.readouterr().err)
 
 
 def test_rows_can_be_left_out_of_a_list(tmp_path, capsys):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, replace
 
 import pytest
-from toys import made_record, save_made
+from toys import made_record, save_diverged, save_made
 
-from sedona_nb import data, experiments, protocols
+from sedona_nb import data, experiments, protocols, record_frames
 from sedona_nb.decoupling import Decoupling
 from sedona_nb.entries import WHOLE
 from sedona_nb.errors import SedonaError
@@ -318,6 +319,24 @@ def test_the_lowest_validation_error_decides_and_no_test_error(method, best, tmp
             record.result[point]["test"]["top1"] = 50.0
         store.save(record)
     assert chosen(protocol, method, store, found) == protocol.settings[best]
+
+
+def test_a_setting_that_diverges_loses_and_blocks_nothing(tmp_path):
+    protocol, store = protocols.load("short"), RunStore(tmp_path)
+    first, *others, last = protocol.tuning("dgl").values()
+    for spec in (first, last):
+        save_diverged(store, spec)
+    for spec, error in zip(others, (60.0, 50.0), strict=True):
+        assert chosen(protocol, "dgl", store) is None
+        store.save(made_record(spec, validation=error))
+    assert chosen(protocol, "dgl", store) == protocol.settings[2]
+    (entry,) = (e for e in experiments.load("table07", protocol, store) if e.variant == "dgl")
+    tried = record_frames.settings([entry], store)
+    assert tried["validation"].tolist() == [math.inf, 60.0, 50.0, math.inf]
+    assert tried["chosen"].tolist() == [False, False, True, False]
+    for spec in others:
+        save_diverged(store, spec)
+    assert chosen(protocol, "dgl", store) == protocol.settings[0]
 
 
 def test_the_best_checkpoint_counts_and_of_equal_settings_the_first(tmp_path):

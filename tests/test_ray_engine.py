@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 import threading
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from small_grids import TABLE, grid, protocol, results, shell
+from small_grids import TABLE, grid, protocol, results, shell, spoil
 
 from sedona_nb import data, protocols, ray_cluster, ray_engine, ray_tasks
 from sedona_nb.errors import SedonaError
@@ -131,11 +132,21 @@ def test_running_tasks_stop_at_a_checkpoint_and_go_on_later(how, pictures, tmp_p
 
 def test_one_run_that_fails_does_not_stop_the_others(tmp_path, capsys):
     store = RunStore(tmp_path)
-    both = Grid((TABLE,), (protocol(lr=1e30), protocol()), store, ("backprop", "dgl"))
-    with pytest.raises(RunsFailed, match=r"2 runs failed, the first with: the loss of .* lower the learning rate"):
+    both = Grid((TABLE,), (protocol(lr=0.04), protocol()), store, ("backprop", "dgl"))
+    for spec in both.specs()[:2]:
+        spoil(store, spec)
+    with pytest.raises(RunsFailed, match=r"2 runs failed, the first with: .* holds a run with other settings"):
         ray_engine.run(both, "digits", "cpu", workers=2)
     assert [record.spec.train.lr for record in store.records()] == [0.05, 0.05]
-    assert capsys.readouterr().out.count("FAILED: the loss of") == 2
+    assert len(re.findall("FAILED: .* holds a run with other settings", capsys.readouterr().out)) == 2
+
+
+def test_a_run_that_diverges_leaves_a_record_of_it(pictures, tmp_path, capsys):
+    both = grid(tmp_path, "backprop", "dgl", lr=1e30)
+    assert ray_engine.run(both, "digits", "cpu", workers=2)
+    assert all(record.diverged for record in both.store.records())
+    assert capsys.readouterr().out.count(": diverged: the loss of") == 2
+    assert results(both.store) == undisturbed(pictures, tmp_path, "backprop", "dgl", lr=1e30)
 
 
 def test_a_bug_in_a_run_is_a_failure_with_its_name(tmp_path, capsys):

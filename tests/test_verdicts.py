@@ -9,9 +9,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy import stats
-from toys import made_record, save_made
+from toys import made_record, save_diverged, save_made
 
-from sedona_nb import data, experiments, protocols, verdicts
+from sedona_nb import data, experiments, protocols, record_frames, result_tables, verdicts
 from sedona_nb.decoupling import Decoupling
 from sedona_nb.entries import Entry
 from sedona_nb.errors import SedonaError
@@ -308,6 +308,35 @@ def test_for_reading_numbers_are_words(tmp_path):
     assert table["runs"].tolist() == ["3 of 3", "1 of 3", "0 of 3", ""]
     assert table["verdict"].tolist() == ["", "too few runs", "no record", "no record"]
     assert "verdict" not in shown(side_by_side(entries, store, against=None))
+
+
+def test_runs_that_diverged_are_counted_and_have_no_part_in_a_mean(tmp_path):
+    store = RunStore(tmp_path)
+    entries = [entry_of("backprop", 12.31), entry_of("dgl", None), entry_of("sedona", 11.58), entry_of("predsim")]
+    save_errors(store, entries[0], [40.0, 41.0, 42.0])
+    save_errors(store, entries[1], [50.0, 52.0])
+    save_diverged(store, entries[1].runs[2])
+    for spec in entries[2].runs:
+        save_diverged(store, spec)
+    save_diverged(store, entries[3].runs[0])
+    frame = side_by_side(entries, store)
+    found = shown(frame)
+    assert found["ours"].tolist() == ["41.00 ± 1.00", "51.00 ± 1.41", "-", "-"]
+    assert found["runs"].tolist() == ["3 of 3", "3 of 3", "3 of 3", "1 of 3"]
+    words = frame["verdict"].tolist()
+    assert words[0] == ""
+    low, high = difference(Sample.of([50.0, 52.0]), Sample.of([40.0, 41.0, 42.0]))[1:]
+    assert low > 0
+    assert words[1] == f"+10.0 ({low:+.1f} to {high:+.1f}): worse; 1 diverged"
+    assert words[2:] == ["diverged", "diverged"]
+    assert missing(entries, store) == ["smoke: vgg19, predsim: no record; 2 of 3 runs each"]
+    other_way = side_by_side(entries, store, against="sedona")["verdict"].tolist()
+    assert other_way == ["sedona: diverged", "sedona: diverged; 1 diverged", "diverged", "diverged"]
+    assert record_frames.runs(entries, store)["variant"].tolist() == ["backprop"] * 3 + ["dgl"] * 2
+    assert len(record_frames.curves(entries, store)) == 5
+    assert record_frames.alignments(entries, store).empty
+    assert len(record_frames.configurations(entries, store, [1.0] * 16)) == 2
+    assert "diverged" in result_tables.text("table07", ["made"], entries, store)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import torch
 from torch import Tensor
@@ -100,3 +100,9 @@ def save_made(store: RunStore, *specs: RunSpec | SearchSpec, **numbers: float) -
     """Put a made record of each spec into `store`."""
     for spec in specs:
         store.save(made_record(spec, **numbers))
+
+
+def save_diverged(store: RunStore, spec: RunSpec) -> None:
+    """A record of `spec` as if it had diverged."""
+    reason = "the loss of classifier is nan at step 7; lower the learning rate (here 0.1)"
+    store.save(replace(made_record(spec), result={"diverged": reason}))
