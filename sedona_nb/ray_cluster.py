@@ -19,6 +19,7 @@ OBJECT_STORE = 100_000_000  # bytes; only records pass through it
 # Unless the user says otherwise: nothing is reported to anybody, and workers are as urgent as this process. Ray's
 # own niceness of 15 leaves them a tenth of a core where another program is at work on it.
 HABITS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
+STARTS = 3  # of a Ray on a machine that is busy
 PASSED_ON = ("SEDONA_DATA", "SEDONA_CACHE", "SEDONA_RELEASED")
 
 
@@ -60,16 +61,28 @@ def joined(address: str | None, cpus: int, variables: dict[str, str]) -> Iterato
     habits = {name: value for name, value in HABITS.items() if name not in os.environ}
     started = {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": OBJECT_STORE}
     with _own_signals(), _quiet(), _set({} if address else {**habits, **variables}):
-        try:
-            ray.init(address or "local", log_to_driver=False, **({} if address else started))
-        except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
-            where = f"no Ray cluster at {address!r}" if address else "Ray does not start here"
-            raise SedonaError(f"{where} ({(str(error).splitlines() or [''])[0]})") from None
+        _init(ray, address, {} if address else started)
     try:
         yield ray, {"env_vars": variables if address else {}}
     finally:
         with _own_signals():
             ray.shutdown()
+
+
+def _init(ray: ModuleType, address: str | None, options: dict) -> None:
+    """`ray.init`; tried again where a new Ray is not up within the 30 s that it gives itself on any machine."""
+    for left in reversed(range(1 if address else STARTS)):
+        try:
+            ray.init(address or "local", log_to_driver=False, **options)
+            return
+        except Exception as error:
+            known = isinstance(error, (ConnectionError, ValueError, RuntimeError, TimeoutError))
+            late = type(error) is Exception and "timed out" in str(error)
+            if not known and not late:
+                raise
+            if known or not left:
+                where = f"no Ray cluster at {address!r}" if address else "Ray does not start here"
+                raise SedonaError(f"{where} ({(str(error).splitlines() or [''])[0]})") from None
 
 
 def knock(address: str) -> None:

@@ -285,6 +285,27 @@ def test_without_ray_the_error_says_how_to_get_it(tmp_path, monkeypatch):
         ray_engine.run(grid(tmp_path, "backprop"), "digits", "cpu")
 
 
+def test_a_ray_that_does_not_start_in_time_gets_another_chance_and_then_one_line(monkeypatch):
+    begun = []
+
+    def late(address, **options):
+        begun.append(address)
+        if len(begun) < enough:
+            raise Exception("The current node timed out during startup. This could happen because ...\nMore.")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "shutdown", lambda: begun.append("ended"))
+    monkeypatch.setattr(ray, "init", late)
+    enough = 3
+    with ray_cluster.joined(None, 1, {}):
+        assert begun == ["local"] * 3
+    assert begun == ["local"] * 3 + ["ended"]
+    begun, enough = [], 4
+    with pytest.raises(SedonaError, match=r"^Ray does not start here \(The current node timed out .*\.\.\.\)$"):
+        ray_cluster.joined(None, 1, {}).__enter__()
+    assert begun == ["local"] * 3
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1"])
 def test_an_address_where_nobody_answers_is_said(address):
     with pytest.raises(SedonaError, match=f"no Ray cluster at '{address}'"):
