@@ -21,8 +21,8 @@ from sedona_nb.heads import build_head
 from sedona_nb.layer_times import LayerTimes, counted
 from sedona_nb.networks import NetworkConfig
 from sedona_nb.records import TimingSpec, protocol
-from sedona_nb.runs import layer_times_of
 from sedona_nb.store import RunStore
+from sedona_nb.timing_runs import layer_times_of
 
 QUANTITIES = ("layers", "parameters", "operations", "time")
 # The form in which each network is counted: the one whose layers are timed in the repository's records. That is

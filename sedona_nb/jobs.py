@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
-from sedona_nb.records import RunSpec, decode
+from sedona_nb.decoding import decode
+from sedona_nb.records import RunSpec
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sedona_nb.atomic import write_text
+from sedona_nb.decoding import decode
 from sedona_nb.errors import SedonaError
-from sedona_nb.records import SearchSpec, decode
+from sedona_nb.records import SearchSpec
 from sedona_nb.search_state import SearchState
 from sedona_nb.store import RunStore
 

@@ -29,9 +29,10 @@ import torch
 
 from sedona_nb import atomic, meeting, precision, processes, progress, runs
 from sedona_nb.block_worker import BlockWorker
+from sedona_nb.decoding import decode
 from sedona_nb.errors import SedonaError
 from sedona_nb.jobs import Job
-from sedona_nb.records import RunSpec, decode
+from sedona_nb.records import RunSpec
 from sedona_nb.replicas import check_parts, in_words, make_groups
 from sedona_nb.store import RunStore
 from sedona_nb.train_config import TrainOutcome, outcome_from_json

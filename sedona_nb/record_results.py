@@ -13,8 +13,7 @@ def check(record: Record) -> None:
     """Refuse a result that is not one of its kind of spec.
 
     A training run: errors of the chosen checkpoint on held-out and on test pictures, or how it diverged. A search:
-    rows of alpha and of beta, equally many, and its histories. What timings must have, `runs.layer_times_of` and
-    `runs.search_times_of` say.
+    rows of alpha and of beta, equally many, and its histories. What timings must have, `timing_runs` says.
 
     Raises:
         SedonaError: what is missing or of the wrong kind.

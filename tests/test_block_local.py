@@ -15,13 +15,14 @@ from toys import CLASSES, float64, toy_network
 from sedona_nb import data, methods, pipeline, profiles, runs, training
 from sedona_nb.block_local import BlockLocalConfig, BlockLocalNetwork, LocalBlock, Readout, divide
 from sedona_nb.blocks import LocalLoss, decouple
+from sedona_nb.decoding import decode
 from sedona_nb.decoupling import Decoupling
 from sedona_nb.errors import SedonaError
 from sedona_nb.families import FAMILIES
 from sedona_nb.feedback import FeedbackBlock, Latent
 from sedona_nb.heads import NO_HEAD
 from sedona_nb.networks import NetworkConfig
-from sedona_nb.records import RunSpec, decode, spec_hash
+from sedona_nb.records import RunSpec, spec_hash
 
 PLAIN = LocalLoss(smoothing=0.0)
 

@@ -25,7 +25,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sedona_nb import exercises, layer_times, places, records, runs
+from sedona_nb import exercises, layer_times, places, records, runs, timing_runs
 from sedona_nb.decoupling import Decoupling, count_configurations
 from sedona_nb.errors import SedonaError
 from sedona_nb.exercises import readings
@@ -314,7 +314,7 @@ def tied_layers(alpha):
 
 def vgg19_times() -> layer_times.LayerTimes:
     spec = records.TimingSpec(NetworkConfig("vgg19"), num_classes=10, image_size=32, batch_size=128)
-    return runs.layer_times_of(runs.RunStore(places.home() / "results").load(spec))
+    return timing_runs.layer_times_of(runs.RunStore(places.home() / "results").load(spec))
 
 
 def seconds_of_blocks(times, splits, head):

@@ -10,11 +10,12 @@ import torch
 
 from sedona_nb import imagenet
 from sedona_nb.blocks import ensemble_scores
+from sedona_nb.decoding import decode
 from sedona_nb.decoupling import Decoupling
 from sedona_nb.errors import SedonaError
 from sedona_nb.evaluate import Tally
 from sedona_nb.networks import NetworkConfig
-from sedona_nb.records import RunSpec, decode, protocol, spec_hash
+from sedona_nb.records import RunSpec, protocol, spec_hash
 from sedona_nb.train_config import Checkpoint, TrainConfig, TrainOutcome, outcome_from_json
 
 

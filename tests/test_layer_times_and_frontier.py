@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sedona_nb import costs, frontier, layer_times, runs, schedule, timelines, viz
+from sedona_nb import costs, frontier, layer_times, runs, schedule, timelines, timing_runs, viz
 from sedona_nb.blocks import LocalLoss, decouple
 from sedona_nb.decoupling import Decoupling
 from sedona_nb.errors import SedonaError
@@ -217,10 +217,10 @@ class TestTimingRecords:
 
     def test_found_again_and_whole(self, tmp_path: Path) -> None:
         store = runs.RunStore(tmp_path)
-        record = runs.find_or_time(self.SPEC, store)
-        times = runs.layer_times_of(record)
-        assert runs.layer_times_of(runs.find_or_time(self.SPEC, store)) == times
-        assert runs.layer_times_of(store.records()[0]) == times
+        record = timing_runs.find_or_time(self.SPEC, store)
+        times = timing_runs.layer_times_of(record)
+        assert timing_runs.layer_times_of(timing_runs.find_or_time(self.SPEC, store)) == times
+        assert timing_runs.layer_times_of(store.records()[0]) == times
         assert len(times.forward) == 8
         assert min(times.forward + times.backward + times.update) > 0
         assert {len(row) for row in times.heads.values()} == {7}
@@ -230,4 +230,4 @@ class TestTimingRecords:
 
     def test_device_of_the_spec(self, tmp_path: Path) -> None:
         with pytest.raises(SedonaError, match="the spec is for device 'cuda', not 'cpu'"):
-            runs.find_or_time(replace(self.SPEC, device="cuda"), runs.RunStore(tmp_path))
+            timing_runs.find_or_time(replace(self.SPEC, device="cuda"), runs.RunStore(tmp_path))

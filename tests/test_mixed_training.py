@@ -9,12 +9,13 @@ import torch
 
 from sedona_nb import data, pipeline, precision, runs, training
 from sedona_nb.blocks import Block, BlockNetwork, LocalLoss, decouple
+from sedona_nb.decoding import decode
 from sedona_nb.decoupling import Decoupling
 from sedona_nb.errors import SedonaError
 from sedona_nb.losses import predsim_loss
 from sedona_nb.networks import NetworkConfig, build_network
 from sedona_nb.precision import Arithmetic
-from sedona_nb.records import RunSpec, decode, protocol, spec_hash
+from sedona_nb.records import RunSpec, protocol, spec_hash
 from sedona_nb.train_config import TrainConfig
 
 LAYERS = 8

@@ -11,11 +11,12 @@ import torch.nn.functional as F
 from sedona_nb import adjoint, bilevel, data, search
 from sedona_nb.batches import BatchStream
 from sedona_nb.bilevel import InnerConfig, Problem
+from sedona_nb.decoding import decode
 from sedona_nb.errors import SedonaError
 from sedona_nb.lean.convolutions import Pointwise, Reduced, TinyDepthwise, Window
 from sedona_nb.lean.program import Program
 from sedona_nb.networks import NetworkConfig, build_network
-from sedona_nb.records import SearchSpec, decode, spec_hash
+from sedona_nb.records import SearchSpec, spec_hash
 from sedona_nb.relaxed import relax
 from sedona_nb.search_config import SearchConfig
 

@@ -10,7 +10,7 @@ import torch
 from test_budget import noise, search_config
 from test_search import CONFIG, NETWORK
 
-from sedona_nb import bilevel, runs, search, search_times
+from sedona_nb import bilevel, runs, search, search_times, timing_runs
 from sedona_nb.bilevel import InnerConfig
 from sedona_nb.errors import SedonaError
 from sedona_nb.networks import NetworkConfig
@@ -90,9 +90,9 @@ class TestTimes:
 class TestRecords:
     def test_found_again_and_whole(self, tmp_path: Path) -> None:
         store = runs.RunStore(tmp_path)
-        times = runs.search_times_of(runs.find_or_time(SPEC, store))
-        assert runs.search_times_of(runs.find_or_time(SPEC, store)) == times
-        assert runs.search_times_of(store.records()[0]) == times
+        times = timing_runs.search_times_of(timing_runs.find_or_time(SPEC, store))
+        assert timing_runs.search_times_of(timing_runs.find_or_time(SPEC, store)) == times
+        assert timing_runs.search_times_of(store.records()[0]) == times
         assert store.records()[0].provenance.threads == 1
         assert times.inner_steps == (1, 3)
         assert min(times.step, times.evaluation, times.memory, *times.hypergradients, *times.peaks) > 0
@@ -110,7 +110,7 @@ class TestRecords:
 
     def test_device_of_the_spec(self, tmp_path: Path) -> None:
         with pytest.raises(SedonaError, match="the spec is for device 'cuda', not 'cpu'"):
-            runs.find_or_time(replace(SPEC, device="cuda"), runs.RunStore(tmp_path))
+            timing_runs.find_or_time(replace(SPEC, device="cuda"), runs.RunStore(tmp_path))
         assert not list(tmp_path.iterdir())
 
 

@@ -117,14 +117,14 @@ def _pace(returned: Any, times: LayerTimes, num_blocks: int, head: str) -> float
 
 def _vgg19() -> LayerTimes:
     """The times of Section 6.6, from the record that it uses or leaves."""
-    from sedona_nb import places, records, runs
+    from sedona_nb import places, records, runs, timing_runs
     from sedona_nb.networks import NetworkConfig
 
     spec = records.TimingSpec(NetworkConfig("vgg19"), num_classes=10, image_size=32, batch_size=128)
     record = runs.RunStore(places.home() / "results").load(spec)
     if record is None:
         raise WrongKind("the check needs the times of layers, so run Section 6.6 first")
-    return runs.layer_times_of(record)
+    return timing_runs.layer_times_of(record)
 
 
 def _six_layers(seconds: tuple[int, ...]) -> LayerTimes:
