@@ -18,6 +18,8 @@ def check(record: Record) -> None:
     Raises:
         SedonaError: what is missing or of the wrong kind.
     """
+    if not isinstance(record.result, dict):
+        raise SedonaError(f"result is {record.result!r:.40}; allowed: an object")
     diverged = _at(record.result, "diverged")
     if isinstance(record.spec, RunSpec) and diverged is not None:
         if not (isinstance(diverged, str) and diverged):
