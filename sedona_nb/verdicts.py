@@ -47,11 +47,11 @@ def side_by_side(
     measure: Callable[[Record], float] = test_error,
     against: str | None = "backprop",
 ) -> pd.DataFrame:
-    """A row an entry: protocol, network, variant, K, paper, ours, spread, n, of, verdict.
+    """A row an entry: protocol, network, variant, K, paper, ours, spread, n, of, diverged, verdict.
 
-    `n` counts the records found and `of` the runs that the entry asks for; ours is NaN where there is no record,
-    or fewer than `FEW` of random draws. A record of any other spec is not looked at. Runs that diverged have no
-    part in ours and in the difference; the verdict counts them.
+    `n` counts the runs that have the measure, `of` those that the entry asks for, `diverged` those that ended with
+    a loss that was not finite and have no part in ours. Ours is NaN where n is 0, or less than `FEW` of random
+    draws. A record of any other spec is not looked at.
 
     Args:
         entries: of `experiments.load`.
@@ -62,7 +62,7 @@ def side_by_side(
     Raises:
         SedonaError: an entry list that has several rows, or none, to compare a network's variants with.
     """
-    rows, samples, instead, diverged = [], [], [], []
+    rows, samples, instead = [], [], []
     for entry in entries:
         records = [record for record in map(store.load, entry.runs) if record is not None]
         ended = [record for record in records if not record.diverged]
@@ -70,8 +70,7 @@ def side_by_side(
         enough = len(values) >= (min(FEW, len(entry.runs)) if entry.draws else 1)
         sample = Sample.of(values) if values and enough else None
         samples.append(sample)
-        instead.append("too few runs" if ended else "diverged" if records else NO_RECORD)
-        diverged.append(len(records) - len(ended))
+        instead.append("too few runs" if values else "diverged" if len(ended) < len(records) else NO_RECORD)
         rows.append(
             {
                 "protocol": entry.protocol,
@@ -81,17 +80,20 @@ def side_by_side(
                 "paper": nan if entry.printed is None else entry.printed,
                 "ours": nan if sample is None else sample.mean,
                 "spread": nan if sample is None or sample.spread is None else sample.spread,
-                "n": len(records),
+                "n": len(values),
                 "of": len(entry.runs) or None,
+                "diverged": len(records) - len(ended),
             }
         )
-    frame = pd.DataFrame(rows, columns=[*ABOUT, "paper", "ours", "spread", "n", "of"])
+    frame = pd.DataFrame(rows, columns=[*ABOUT, "paper", "ours", "spread", "n", "of", "diverged"])
     frame["of"] = frame["of"].astype("Int64")
     if against is not None:
         verdicts = [_row_verdict(entries, samples, instead, place, against) for place in range(len(entries))]
         frame["verdict"] = [
-            "; ".join(filter(None, [verdict, f"{count} diverged" if 0 < count < row["n"] else ""]))
-            for verdict, count, row in zip(verdicts, diverged, rows, strict=True)
+            "; ".join(
+                filter(None, [verdict, f"{row['diverged']} diverged" if row["diverged"] and row["n"] else ""])
+            )
+            for verdict, row in zip(verdicts, rows, strict=True)
         ]
     return frame
 
@@ -102,7 +104,7 @@ def shown(frame: pd.DataFrame) -> pd.DataFrame:
         {
             **{column: getattr(row, column) for column in ABOUT},
             "paper": "" if isnan(row.paper) else f"{row.paper:.2f}",
-            "ours": _number(row.ours, row.spread) if row.n == 0 or not isnan(row.ours) else "-",
+            "ours": "-" if isnan(row.ours) and (row.n or row.diverged) else _number(row.ours, row.spread),
             "runs": "" if pd.isna(row.of) else f"{row.n} of {row.of}",
             **({"verdict": row.verdict} if "verdict" in frame else {}),
         }

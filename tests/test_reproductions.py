@@ -20,6 +20,21 @@ from sedona_nb import paper
 
 paper.NETWORKS = paper.NETWORKS[:2]
 """
+DIVERGED = """
+from dataclasses import replace
+from sedona_nb.store import RunStore
+
+_load = RunStore.load
+
+
+def _load_diverged(store, spec):
+    record = _load(store, spec)
+    diverged = record is not None and "best" in record.result and spec.seed == 1
+    return replace(record, result={"diverged": "the loss of block 1 is nan at step 7"}) if diverged else record
+
+
+RunStore.load = _load_diverged
+"""
 
 
 @pytest.mark.parametrize("number", NUMBERS)
@@ -46,6 +61,14 @@ def test_without_records_it_says_so_and_plots_nothing_of_ours(number, monkeypatc
     # The widget's picture, which says so in words; the paper's own panels; files and a toy; what delay does.
     of_no_record = {"12": 1, "17": 1, "18": 2, "22": 3, "25": 2}
     assert pictures(pages) <= of_no_record.get(number, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [number for number in NUMBERS if number not in ("11", "13", "22")])
+def test_runs_that_diverged_are_counted_and_left_out(number, monkeypatch):
+    said = printed(executed(number, monkeypatch, DIVERGED, train=False))
+    counted = r" 2 +3\n" if number == "26" else "; 1 diverged"  # Figure 8 has no verdicts
+    assert re.search(counted, said)
 
 
 @pytest.mark.slow

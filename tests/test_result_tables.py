@@ -75,7 +75,7 @@ def test_records_without_what_is_measured_are_no_number(tmp_path):
     for spec in entries[0].runs:
         store.save(made_record(spec))
     row = printed("figure08", store).splitlines()[2].split()
-    assert row[-4:] == ["-", "2", "of", "2"]
+    assert row[-5:] == ["no", "record", "0", "of", "2"]
 
 
 def test_a_few_draws_give_no_mean(tmp_path):

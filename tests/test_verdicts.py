@@ -20,7 +20,7 @@ from sedona_nb.runs import RunStore, find_or_train
 from sedona_nb.verdicts import Sample, compare, difference, missing, shown, side_by_side
 
 PROTOCOL = protocols.load("smoke")
-COLUMNS = ["protocol", "network", "variant", "K", "paper", "ours", "spread", "n", "of", "verdict"]
+COLUMNS = ["protocol", "network", "variant", "K", "paper", "ours", "spread", "n", "of", "diverged", "verdict"]
 
 
 def spec_of(method: str = "dgl", seed: int = 0) -> RunSpec:
@@ -322,7 +322,8 @@ def test_runs_that_diverged_are_counted_and_have_no_part_in_a_mean(tmp_path):
     frame = side_by_side(entries, store)
     found = shown(frame)
     assert found["ours"].tolist() == ["41.00 ± 1.00", "51.00 ± 1.41", "-", "-"]
-    assert found["runs"].tolist() == ["3 of 3", "3 of 3", "3 of 3", "1 of 3"]
+    assert found["runs"].tolist() == ["3 of 3", "2 of 3", "0 of 3", "0 of 3"]
+    assert frame["diverged"].tolist() == [0, 1, 3, 1]
     words = frame["verdict"].tolist()
     assert words[0] == ""
     low, high = difference(Sample.of([50.0, 52.0]), Sample.of([40.0, 41.0, 42.0]))[1:]
