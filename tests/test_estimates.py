@@ -124,7 +124,7 @@ def test_the_most_similar_records_count(recorded, threads):
 
 def test_another_device_of_the_same_type_counts_where_this_one_has_no_records(recorded, threads):
     own, made = here(recorded, 1), here(recorded, 1)
-    spec = next(r.spec for r in made if getattr(r.spec, "method", "") == "dgl")
+    spec = next(r.spec for r in made if getattr(r.spec, "method", "") == "backprop")
     faster = [replace(r, provenance=replace(r.provenance, processor_seconds=None, seconds=1.0)) for r in made]
     two = [replace(r, provenance=replace(r.provenance, threads=2)) for r in faster]
     known = estimates.estimate(spec, own, CPU)
@@ -296,7 +296,7 @@ def test_time_with_several_workers_is_that_of_a_queue():
 
 def test_hundreds_of_runs_are_estimated_in_seconds(tmp_path, recorded):
     store = RunStore(tmp_path)
-    for record in recorded:
+    for record in recorded[::3]:
         store.save(record)
     everything = tuple(name for name in experiments.EXPERIMENTS)
     whole = Grid(everything, tuple(protocols.load("short", name) for name in ("vgg19", "resnet50")), store)
