@@ -1,4 +1,4 @@
-"""Which runs stand behind each table and figure of the two sources.
+"""Which runs stand behind each table and figure of the two sources, and one question of our own.
 
     cells = experiments.load("table02", protocols.load("short", "vgg19"), store)
 
@@ -14,6 +14,7 @@ from sedona_nb import baselines
 from sedona_nb.decoupling import Decoupling
 from sedona_nb.entries import Entry, entry, published, random_splits, searched
 from sedona_nb.errors import choose
+from sedona_nb.heads import HEADS
 from sedona_nb.protocols import NAMES, NUM_LAYERS, UNPRINTED, Protocol
 from sedona_nb.store import RunStore
 
@@ -151,6 +152,23 @@ def figure08(protocol: Protocol, store: RunStore) -> list[Entry]:
     return [entry(watched, store, method, method, published(watched, 4)) for method in ("dgl", "sedona")]
 
 
+def first_head(protocol: Protocol, store: RunStore) -> list[Entry]:
+    """A question of our own, from the runs of Table 4: two cuts, and every head in turn on their first block.
+
+    Nothing else changes. The printed cut with its printed head is SEDONA of the other experiments, and the even
+    cut with Aux 1 that of `table02`.
+    """
+    network = protocol.profile.network
+    printed = Decoupling.published(network.name, 4)
+    entries = []
+    for name, cut in (("printed", printed), ("even cost", baselines.even_cost(network, 4))):
+        for head in HEADS:
+            swapped = replace(cut, heads=(head, *cut.heads[1:]))
+            method = "sedona" if swapped == printed else "given"
+            entries.append(entry(protocol, store, f"{name}, {head} first", method, lambda seed, cut=swapped: cut))
+    return entries
+
+
 def poster_table1(protocol: Protocol, store: RunStore) -> list[Entry]:
     """Poster, Table 1, as errors; the source says neither K nor which Pred-Sim: 4 blocks here."""
     data = "cifar10" if protocol.profile.data in CIFAR10 else protocol.profile.data
@@ -171,7 +189,7 @@ EXPERIMENTS: dict[str, Callable[[Protocol, RunStore], list[Entry]]] = {
     function.__name__: function
     for function in (
         *(table02, table03, figure03, table04, table05, table06, table07, table08, figure06, figure07, figure08),
-        *(poster_table1, poster_figure3),
+        *(first_head, poster_table1, poster_figure3),
     )
 }
 

@@ -12,6 +12,7 @@ from sedona_nb.decoupling import Decoupling
 from sedona_nb.entries import Entry, random_splits
 from sedona_nb.errors import SedonaError
 from sedona_nb.experiments import EXPERIMENTS
+from sedona_nb.heads import HEADS
 from sedona_nb.protocols import Protocol
 from sedona_nb.records import SearchSpec, spec_hash
 from sedona_nb.runs import RunStore, search_result
@@ -44,6 +45,7 @@ VARIANTS = {
     "figure06": ["backprop", "sedona", "random"],
     "figure07": ["backprop", *["features-replay"] * 5, *["predsim"] * 5, *["dgl"] * 5, *["sedona"] * 5],
     "figure08": ["dgl", "sedona"],
+    "first_head": [f"{cut}, {head} first" for cut in ("printed", "even cost") for head in HEADS],
     "poster_table1": ["backprop", "feedback-alignment", "predsim", "block-local"],
     "poster_figure3": ["backprop", *["block-local"] * 4],
 }
@@ -438,6 +440,26 @@ def test_experiments_share_their_runs(tmp_path):
     assert hashes(named(entries["table08"])["sedona"]) == hashes(table02["own search"])
     for variant in ("backprop", "sedona"):
         assert hashes(named(entries["figure06"])[variant]) > hashes(table02[variant])
+    heads = named(entries["first_head"])  # VGG-19's first printed head is Aux 4
+    assert hashes(heads["printed, aux4 first"]) == hashes(table02["sedona"])
+    assert hashes(heads["even cost, aux1 first"]) == hashes(table02["even cost"])
+
+
+@pytest.mark.parametrize("network", ["vgg19", "resnet50"])
+def test_first_head_changes_one_head_of_two_cuts_and_nothing_else(network, tmp_path):
+    protocol = protocols.load("paper", network)
+    entries = experiments.load("first_head", protocol, RunStore(tmp_path))
+    by_cut = {
+        "printed": Decoupling.published(network, 4),
+        "even cost": baselines.even_cost(protocol.profile.network, 4),
+    }
+    for entry in entries:
+        name, head = entry.variant.removesuffix(" first").split(", ")
+        for spec in entry.runs:
+            assert spec.decoupling.heads[0] == head
+            assert spec.decoupling.splits == by_cut[name].splits
+            assert spec.decoupling.heads[1:] == by_cut[name].heads[1:]
+            assert spec.train == entries[0].runs[0].train
 
 
 def test_figure08_looks_at_cosines_under_every_protocol(tmp_path):
