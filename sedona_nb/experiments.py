@@ -165,7 +165,7 @@ def first_head(protocol: Protocol, store: RunStore) -> list[Entry]:
         for head in HEADS:
             swapped = replace(cut, heads=(head, *cut.heads[1:]))
             method = "sedona" if swapped == printed else "given"
-            entries.append(entry(protocol, store, f"{name}, {head} first", method, lambda seed, cut=swapped: cut))
+            entries.append(entry(protocol, store, f"{name} + {head}", method, lambda seed, cut=swapped: cut))
     return entries
 
 

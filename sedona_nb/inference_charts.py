@@ -1,11 +1,11 @@
-"""Charts of what results can carry: intervals, a random search, errors by feature, descent with a delay.
+"""Charts of what results can carry: intervals, a random search, errors by feature or choice, descent with a delay.
 
 Each takes a tidy frame and draws nothing but what is in it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
@@ -114,6 +114,48 @@ def error_by_feature(table: pd.DataFrame, features: Mapping[str, str], protocol:
             axes.axis("off")
         for axes in grid[:, 0]:
             axes.set_ylabel("test error (%)")
+    return figure
+
+
+def error_by_choice(
+    table: pd.DataFrame, choices: Sequence[str], axis: str, joined: bool = True, protocol: str = ""
+) -> Figure:
+    """Test error for a few choices in their order: a column a choice, a dot a run, a colour a group.
+
+    Args:
+        table: columns group, choice, test (in percent).
+        choices: in the order of the axis; every one has a place, runs of other choices are refused.
+        axis: what the choices are.
+        joined: a line through the means of each group.
+        protocol: for the small print.
+
+    Raises:
+        SedonaError: a column is missing, there is no row, or a choice that has no place.
+    """
+    need(table, ("group", "choice", "test"))
+    lost = sorted(set(table["choice"]) - set(choices))
+    if lost:
+        raise SedonaError(f"no place for {', '.join(map(str, lost))}; allowed: {', '.join(choices)}")
+    groups = list(dict.fromkeys(table["group"]))
+    with drawing(2.6 + 1.1 * len(choices), 3.5, note=protocol) as figure:
+        axes = figure.subplots()
+        for at, (group, colour, marker, dash) in enumerate(
+            zip(groups, CYCLE * 9, MARKERS * 9, DASHES * 9, strict=False)
+        ):
+            part = table[table["group"] == group]
+            shift = 0.6 * ((at + 0.5) / len(groups) - 0.5)
+            places = part["choice"].map(list(choices).index) + shift
+            axes.plot(places, part["test"], marker, color=colour, markersize=4.5, alpha=0.8, linestyle="none")
+            means = part.groupby("choice")["test"].mean().reindex(list(choices)).dropna()
+            at_means = [list(choices).index(choice) + shift for choice in means.index]
+            if joined:
+                axes.plot(at_means, means, color=colour, linestyle=dash, linewidth=1.2)
+            handle = {"color": colour, "marker": marker, "linestyle": dash if joined else "none"}
+            axes.plot([], [], **handle, label=f"{label(group)} (n = {len(part)})")
+        axes.set_xticks(range(len(choices)), [label(choice) for choice in choices])
+        axes.set_xlim(-0.5, len(choices) - 0.5)
+        axes.set(xlabel=axis, ylabel="test error (%)")
+        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
 
 

@@ -105,10 +105,10 @@ def settings(entries: Sequence[Entry], store: RunStore) -> pd.DataFrame:
 def configurations(entries: Sequence[Entry], store: RunStore, costs: Sequence[float]) -> pd.DataFrame:
     """A row a record with blocks: what its decoupling is like, how its gradients pointed, its errors in percent.
 
-    Columns: first split and last split (layers, 1-based); largest block, the share of all costs that its dearest
-    block has; head depth, the mean m of its Aux m (NaN with a head of another kind); cosine, the mean of the
-    cosines of Figure 8 over all layers and looks, and cosine below, the same without the last block, where it is 1
-    whatever the decoupling (NaN without looks); validation and test.
+    Columns: splits and heads, tuples; first split and last split (layers, 1-based); largest block, the share of
+    all costs that its dearest block has; head depth, the mean m of its Aux m (NaN with a head of another kind);
+    cosine, the mean of the cosines of Figure 8 over all layers and looks, and cosine below, the same without the
+    last block, where it is 1 whatever the decoupling (NaN without looks); validation and test.
 
     Args:
         entries: of `experiments.load`; entries without blocks, such as backprop's, are left out.
@@ -118,7 +118,8 @@ def configurations(entries: Sequence[Entry], store: RunStore, costs: Sequence[fl
     Raises:
         SedonaError: a decoupling of another number of layers than there are costs.
     """
-    columns = [*ABOUT, "first split", "last split", "largest block", "head depth", "cosine", "cosine below"]
+    features = ("first split", "last split", "largest block", "head depth", "cosine", "cosine below")
+    columns = [*ABOUT, "splits", "heads", *features]
     rows = []
     for about, record in _found(entries, store):
         cut = record.spec.decoupling
@@ -130,6 +131,8 @@ def configurations(entries: Sequence[Entry], store: RunStore, costs: Sequence[fl
         depths = [HEADS.index(head) + 1 if head in HEADS else nan for head in cut.heads]
         looks = [cosines for _, cosines in record.result.get("alignment") or []]
         found = {
+            "splits": cut.splits,
+            "heads": cut.heads,
             "first split": cut.splits[0],
             "last split": cut.splits[-1],
             "largest block": max(blocks) / sum(costs),

@@ -8,7 +8,7 @@ from sedona_nb.comparisons import cost_bars, cost_ratios, learned_sizes, search_
 from sedona_nb.diagrams import backward_graphs, decoupling_diagram, search_space
 from sedona_nb.drawing import Drawing, drawing, label, save, screen_picture
 from sedona_nb.explorer_charts import cut_to_scale, search_at_step, search_progress, words
-from sedona_nb.inference_charts import delayed_descent, error_by_feature, intervals, random_search
+from sedona_nb.inference_charts import delayed_descent, error_by_choice, error_by_feature, intervals, random_search
 from sedona_nb.message_charts import bound_along, head_errors
 from sedona_nb.mixture_charts import gradient_mixture
 from sedona_nb.playback_charts import PlaybackChart
@@ -38,6 +38,7 @@ __all__ = [
     "delayed_descent",
     "depth_profile",
     "drawing",
+    "error_by_choice",
     "error_by_feature",
     "errors_by_blocks",
     "front",

@@ -24,6 +24,7 @@ EXPERIMENTS = {
     "27": "poster_table1",
     "28": "poster_figure3",
     "29": "poster_figure3",
+    "30": "first_head",
 }
 NETWORKS = {"27": "resnet50", "28": "resnet50", "29": "transformer20"}  # others: vgg19
 NUMBERS = tuple(EXPERIMENTS)

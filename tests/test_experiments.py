@@ -45,7 +45,7 @@ VARIANTS = {
     "figure06": ["backprop", "sedona", "random"],
     "figure07": ["backprop", *["features-replay"] * 5, *["predsim"] * 5, *["dgl"] * 5, *["sedona"] * 5],
     "figure08": ["dgl", "sedona"],
-    "first_head": [f"{cut}, {head} first" for cut in ("printed", "even cost") for head in HEADS],
+    "first_head": [f"{cut} + {head}" for cut in ("printed", "even cost") for head in HEADS],
     "poster_table1": ["backprop", "feedback-alignment", "predsim", "block-local"],
     "poster_figure3": ["backprop", *["block-local"] * 4],
 }
@@ -441,8 +441,8 @@ def test_experiments_share_their_runs(tmp_path):
     for variant in ("backprop", "sedona"):
         assert hashes(named(entries["figure06"])[variant]) > hashes(table02[variant])
     heads = named(entries["first_head"])  # VGG-19's first printed head is Aux 4
-    assert hashes(heads["printed, aux4 first"]) == hashes(table02["sedona"])
-    assert hashes(heads["even cost, aux1 first"]) == hashes(table02["even cost"])
+    assert hashes(heads["printed + aux4"]) == hashes(table02["sedona"])
+    assert hashes(heads["even cost + aux1"]) == hashes(table02["even cost"])
 
 
 @pytest.mark.parametrize("network", ["vgg19", "resnet50"])
@@ -454,7 +454,7 @@ def test_first_head_changes_one_head_of_two_cuts_and_nothing_else(network, tmp_p
         "even cost": baselines.even_cost(protocol.profile.network, 4),
     }
     for entry in entries:
-        name, head = entry.variant.removesuffix(" first").split(", ")
+        name, head = entry.variant.split(" + ")
         for spec in entry.runs:
             assert spec.decoupling.heads[0] == head
             assert spec.decoupling.splits == by_cut[name].splits

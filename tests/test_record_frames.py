@@ -106,6 +106,7 @@ def test_a_configuration_is_described_by_its_cut_its_heads_and_its_cosines(store
     entry = entry_of(store, "table02", "sedona")  # splits 6, 13, 14 with aux4, aux1, aux1
     keep(store, entry.runs[0], result(30.0, [look(0, 0.0), look(5, 0.2)]))
     (row,) = record_frames.configurations([entry], store, COSTS).to_dict("records")
+    assert (row["splits"], row["heads"]) == ((6, 13, 14), ("aux4", "aux1", "aux1"))
     assert (row["first split"], row["last split"], row["validation"], row["test"]) == (6, 14, 31.0, 30.0)
     assert row["largest block"] == pytest.approx(sum(range(7, 14)) / sum(COSTS))
     assert row["head depth"] == pytest.approx((4 + 1 + 1) / 3)

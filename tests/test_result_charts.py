@@ -51,6 +51,11 @@ FEATURES = pd.DataFrame(
     {"depth": [1.0, 2.0, 2.5], "split": [3, 6, 9], "cosine": [np.nan] * 3, "test": [30.0, 31, 29]}
 )
 NAMES = {"depth": "mean depth", "split": "first split (layer)", "cosine": "mean cosine"}
+CHOICES = pd.DataFrame(
+    [("printed", "aux1", 30.0), ("printed", "aux1", 32.0), ("printed", "aux4", 37.0), ("even", "aux4", 35.0)],
+    columns=["group", "choice", "test"],
+)
+AUX = ("aux1", "aux2", "aux4")
 PATHS = pd.DataFrame({"delay": [0, 0, 3, 3], "step": [0, 1, 0, 1], "distance": [1.0, 0.8, 1.0, 0.9]})
 LIMITS = pd.DataFrame({"delay": [0, 3], "rate": [2.0, 0.445]})
 LINES = {"sedona": (36.0, 35.0, 37.0), "backprop": (34.0, np.nan, np.nan)}
@@ -66,6 +71,7 @@ DRAWINGS = {
     "intervals": lambda: inference_charts.intervals(ESTIMATES, "difference (points)", "note"),
     "random_search": lambda: inference_charts.random_search(SEARCH, LINES, {"a search": 2.4}, "note"),
     "error_by_feature": lambda: inference_charts.error_by_feature(FEATURES, NAMES, "note"),
+    "error_by_choice": lambda: inference_charts.error_by_choice(CHOICES, AUX, "head", protocol="note"),
     "delayed_descent": lambda: inference_charts.delayed_descent(PATHS, LIMITS, "note"),
 }
 
@@ -238,6 +244,25 @@ def test_a_feature_without_values_has_no_panel():
     assert [axes.axison for axes in panels] == [True] * 4 + [False] * 2
 
 
+def test_choices_stand_in_their_order_with_a_dot_a_run_and_a_line_through_means():
+    figure = inference_charts.error_by_choice(CHOICES, AUX, "first head")
+    (axes,) = figure.axes
+    assert legends(figure) == ["printed (n = 3)", "even (n = 1)"]
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["Aux 1", "Aux 2", "Aux 4"]
+    dots, line = axes.lines[0], axes.lines[1]
+    np.testing.assert_allclose(dots.get_ydata(), [30.0, 32.0, 37.0])
+    np.testing.assert_allclose(np.round(dots.get_xdata()), [0, 0, 2])
+    np.testing.assert_allclose(line.get_ydata(), [31.0, 37.0])
+    np.testing.assert_allclose(np.round(line.get_xdata()), [0, 2])
+    apart = inference_charts.error_by_choice(CHOICES, AUX, "first head", joined=False)
+    assert len(apart.axes[0].lines) == len(axes.lines) - 2
+
+
+def test_a_run_of_a_choice_without_a_place_is_refused():
+    with pytest.raises(SedonaError, match="no place for aux4; allowed: aux1, aux2"):
+        inference_charts.error_by_choice(CHOICES, ("aux1", "aux2"), "first head")
+
+
 def test_delays_have_a_path_each_and_a_largest_rate_each():
     figure = inference_charts.delayed_descent(PATHS, LIMITS)
     left, right = figure.axes
@@ -254,6 +279,7 @@ FRAMES = {  # chart: (draw, frame, a column that it needs)
     "intervals": (lambda table: inference_charts.intervals(table, "x"), ESTIMATES, "low"),
     "random_search": (lambda table: inference_charts.random_search(table, {}), SEARCH, "budget"),
     "error_by_feature": (lambda table: inference_charts.error_by_feature(table, NAMES), FEATURES, "test"),
+    "error_by_choice": (lambda table: inference_charts.error_by_choice(table, AUX, "head"), CHOICES, "choice"),
     "delayed_descent": (lambda table: inference_charts.delayed_descent(table, LIMITS), PATHS, "distance"),
     "limits of delayed_descent": (lambda table: inference_charts.delayed_descent(PATHS, table), LIMITS, "rate"),
 }
