@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from sedona_nb.decoupling import count_configurations
-from sedona_nb.drawing import BLUE, CYCLE, DASHES, INK, QUIET, drawing, from_zero, label, need
+from sedona_nb.drawing import BLUE, CYCLE, DASHES, INK, QUIET, drawing, from_zero, label, looks, need
 
 DIGITS = 2  # of an error in percent, as the paper prints it
 
@@ -26,7 +26,8 @@ def training_curves(curves: Mapping[str, pd.DataFrame], protocol: str = "") -> F
         need(frame, ("step", "error"), f"curve {name!r}", or_empty=True)
     with drawing(6.0, 3.2 + 0.3 * bool(protocol), note=protocol) as figure:
         axes = figure.subplots()
-        for (name, frame), colour, dash in zip(curves.items(), CYCLE * 9, DASHES * 9, strict=False):
+        for name, colour, _, dash in looks(list(curves)):
+            frame = curves[name]
             last = f"{frame['error'].iloc[-1]:.{DIGITS}f}" if len(frame) else "no data"
             axes.plot(frame["step"], frame["error"], color=colour, linestyle=dash, label=f"{label(name)}: {last}")
         axes.set(xlabel="step", ylabel="error (%)")

@@ -31,6 +31,8 @@ INK, QUIET, FAINT = "#222222", "#6b6b6b", "#c9c9c9"
 BLUE, VERMILLION, GREEN, ORANGE, SKY, PURPLE = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9", "#CC79A7"
 CYCLE = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, INK)
 DASHES = ("-", "--", "-.", (0, (1, 1)), (0, (6, 1)), (0, (3, 1, 1, 1, 1, 1)), ":")
+MARKERS = "osD^vPX"
+METHODS = ("backprop", "predsim", "dgl", "sedona", "features-replay", "block-local", "feedback-alignment")
 GRADIENT = VERMILLION  # the backward direction, wherever one is drawn
 # Heads from shallow to deep: from light to dark, so that order survives a black-and-white printer.
 HEAD_COLOURS = {
@@ -102,6 +104,19 @@ ONE_AT_A_TIME = threading.RLock()  # held while matplotlib's settings are ours
 def label(name: str) -> str:
     """How a picture writes a network, a method or a head; other names stay as they are."""
     return NAMES.get(name, name)
+
+
+def looks(names: Sequence[str]) -> list[tuple[str, str, str, Any]]:
+    """Each name with its colour, marker and dash: those of `METHODS` look the same in every picture.
+
+    Other names get what is left, in the order of the cycle, and share looks only where there are more than seven.
+    """
+    names = list(dict.fromkeys(names))
+    cycle = list(zip(CYCLE, MARKERS, DASHES, strict=True))
+    known = dict(zip(METHODS, cycle, strict=True))
+    free = [look for method, look in known.items() if method not in names] or cycle
+    others = iter(free + cycle * len(names))
+    return [(name, *(known[name] if name in known else next(others))) for name in names]
 
 
 def from_zero(*panels: Axes) -> None:

@@ -13,9 +13,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from sedona_nb.drawing import BLUE, CYCLE, DASHES, INK, QUIET, drawing, from_zero, label, need
+from sedona_nb.drawing import BLUE, CYCLE, DASHES, INK, MARKERS, QUIET, drawing, from_zero, label, looks, need
 from sedona_nb.errors import SedonaError
-from sedona_nb.result_charts import MARKERS
 
 
 def intervals(table: pd.DataFrame, measure: str, protocol: str = "") -> Figure:
@@ -73,7 +72,8 @@ def random_search(
     with drawing(6.6, 3.4, note=protocol) as figure:
         axes = figure.subplots()
         axes.plot(table["budget"], table["error"], color=INK, marker="o", markersize=3, label="best of n random")
-        for (name, (mean, low, high)), colour, dash in zip(lines.items(), CYCLE * 9, DASHES[1:] * 9, strict=False):
+        for (name, colour, *_), dash in zip(looks(list(lines)), DASHES[1:] * 9, strict=False):
+            mean, low, high = lines[name]
             axes.axhline(mean, color=colour, linestyle=dash, linewidth=1.3, label=label(name))
             if not np.isnan(low):
                 axes.axhspan(low, high, color=colour, alpha=0.13, linewidth=0)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sedona_nb.drawing import CYCLE, DASHES, QUIET, drawing, from_zero, label, need
+from sedona_nb.drawing import CYCLE, DASHES, MARKERS, QUIET, drawing, from_zero, label, need
 from sedona_nb.errors import SedonaError
-from sedona_nb.result_charts import MARKERS
 
 
 def bound_along(table: pd.DataFrame, loss: float, note: str = "") -> Figure:

@@ -15,10 +15,21 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from sedona_nb.drawing import BLUE, CYCLE, DASHES, INK, QUIET, VERMILLION, drawing, from_zero, label, need
+from sedona_nb.drawing import (
+    BLUE,
+    CYCLE,
+    DASHES,
+    INK,
+    MARKERS,
+    QUIET,
+    VERMILLION,
+    drawing,
+    from_zero,
+    label,
+    looks,
+    need,
+)
 from sedona_nb.errors import SedonaError
-
-MARKERS = "osD^vPX"
 
 
 def seed_curves(table: pd.DataFrame, protocol: str = "") -> Figure:
@@ -37,7 +48,7 @@ def seed_curves(table: pd.DataFrame, protocol: str = "") -> Figure:
         lines: dict[str, Line2D] = {}
         counts: dict[str, list[int]] = {}
         for axes, network in zip(grid, networks, strict=True):
-            for variant, colour, dash in zip(variants, CYCLE * 9, DASHES * 9, strict=False):
+            for variant, colour, _, dash in looks(variants):
                 part = table[(table["network"] == network) & (table["variant"] == variant)]
                 if part.empty:
                     continue
@@ -71,7 +82,7 @@ def errors_by_blocks(table: pd.DataFrame, protocol: str = "") -> Figure:
     if table.empty:
         raise SedonaError("no record and no printed number: nothing to draw")
     networks = list(dict.fromkeys(table["network"]))
-    variants = [v for v in dict.fromkeys(table["variant"]) if v != "backprop"]
+    lines = [look for look in looks(["backprop", *table["variant"]]) if look[0] != "backprop"]
     with drawing(1.6 + 4.2 * len(networks), 3.5, note=protocol) as figure:
         grid = figure.subplots(1, len(networks), squeeze=False)[0]
         for axes, network in zip(grid, networks, strict=True):
@@ -79,10 +90,9 @@ def errors_by_blocks(table: pd.DataFrame, protocol: str = "") -> Figure:
             blocks = sorted(set(asked.loc[asked["network"] == network, "K"]) - {1}) or [1]
             for row in part[part["variant"] == "backprop"].itertuples():
                 _line_across(axes, row)
-            looks = list(zip(variants, CYCLE[1:] * 9, MARKERS * 9, DASHES * 9, strict=False))
-            for shift, (variant, colour, marker, dash) in enumerate(looks):
+            for shift, (variant, colour, marker, dash) in enumerate(lines):
                 line = part[part["variant"] == variant].sort_values("K")
-                places = np.array([blocks.index(k) for k in line["K"]]) + 0.05 * (shift - len(looks) / 2 + 0.5)
+                places = np.array([blocks.index(k) for k in line["K"]]) + 0.05 * (shift - len(lines) / 2 + 0.5)
                 axes.errorbar(
                     places,
                     line["ours"],
@@ -119,8 +129,8 @@ def configurations(
         raise SedonaError("no record: nothing to draw")
     with drawing(1.8 + 1.7 * len(groups), 3.6, note=protocol) as figure:
         axes = figure.subplots()
-        looks = zip(groups.items(), CYCLE * 9, MARKERS * 9, strict=False)
-        for place, ((_, values), colour, marker) in enumerate(looks):
+        columns = zip(groups.items(), CYCLE * 9, MARKERS * 9, strict=False)
+        for place, ((_, values), colour, marker) in enumerate(columns):
             order = np.argsort(np.argsort(values, kind="stable"), kind="stable")
             spread = 0.5 * (
                 (order * 0.381966) % 1.0 - 0.5

@@ -6,8 +6,9 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_hex
 
-from sedona_nb import inference_charts, message_charts, result_charts
+from sedona_nb import drawing, inference_charts, message_charts, result_charts
 from sedona_nb.errors import SedonaError
 
 CURVES = pd.DataFrame(
@@ -155,6 +156,38 @@ def test_errors_by_blocks_put_backprop_across_and_printed_numbers_in_outline():
     assert 11.0 in np.concatenate(white)
     ours = next(line for line in axes.lines if list(line.get_ydata()) == [33.0, 35.0])  # by K, not as listed
     np.testing.assert_allclose(np.diff(ours.get_xdata()), 1)
+
+
+def colours(figure, names):
+    """Colour of what the legend calls so, counts left away."""
+    (legend,) = [axes.get_legend() for axes in figure.axes if axes.get_legend()]
+    drawn = {}
+    for text, handle in zip(legend.get_texts(), legend.legend_handles, strict=True):
+        colour = handle.get_color()
+        drawn[text.get_text().split(" (")[0]] = colour if isinstance(colour, str) else to_hex(colour[0])
+    return {name: drawn[name].lower() for name in names}
+
+
+def test_a_method_has_its_colour_in_every_chart_whoever_stands_beside_it():
+    more = BLOCKS.assign(variant=BLOCKS["variant"].replace("dgl", "features-replay"))
+    seen = [
+        colours(result_charts.errors_by_blocks(BLOCKS), ["DGL", "SEDONA"]),
+        colours(result_charts.errors_by_blocks(more), ["Features Replay", "SEDONA"]),
+        colours(result_charts.seed_curves(CURVES.replace("random", "sedona")[::-1]), ["DGL", "SEDONA"]),
+    ]
+    assert len({one["SEDONA"] for one in seen}) == len({one["DGL"] for one in (seen[0], seen[2])}) == 1
+    assert len({*seen[0].values(), *seen[1].values()}) == 3
+
+
+@pytest.mark.parametrize("count", [3, 7, 20])
+def test_other_names_take_the_looks_that_methods_leave(count):
+    names = [*(f"run {i}" for i in range(count - 1)), "dgl"]
+    found = drawing.looks([*names, "dgl"])
+    assert [look[0] for look in found] == names
+    assert found[-1][1:] == drawing.looks(["dgl"])[0][1:]
+    assert len({look[1:] for look in found}) == min(count, len(drawing.CYCLE))
+    assert drawing.looks(["K = 2"])[0][1] == drawing.BLUE
+    assert len(drawing.METHODS) == len(drawing.CYCLE) == len(drawing.DASHES) == len(drawing.MARKERS)
 
 
 def test_configurations_are_dots_side_by_side_around_their_mean():
