@@ -146,10 +146,12 @@ def test_the_table_says_when_the_times_are_those_of_another_device(recorded, thr
     torch.set_num_threads(1)
     store = RunStore(tmp_path)
     for record in recorded:
-        store.save(on(record, "cpu (1 thread, another)"))
+        cut = getattr(record.spec, "decoupling", None)
+        if cut is None or cut.num_blocks != 8:  # these are still to be trained
+            store.save(on(record, "cpu (1 thread, another)"))
     lines = estimates.text(Grid(("figure03",), (protocols.load("short", "vgg19"),), store), CPU).splitlines()
     count = int(lines[1].split()[1])
-    assert count > 0
+    assert count == 9  # three methods, three seeds
     assert float(lines[1].split()[2]) > 0
     assert all(line.endswith(", made on cpu (1 thread, another)") for line in lines if line.startswith("  "))
     assert f"no records of this device for {count} runs: they count as on the device named with them" in lines
