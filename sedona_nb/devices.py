@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +43,20 @@ def resolve(name: str | torch.device = "auto") -> torch.device:
     return torch.device(name)
 
 
+def planned(name: str | torch.device = "auto") -> torch.device:
+    """The device called `name`, even if another machine has it: to reckon what it would take, not to compute on.
+
+    Args:
+        name: as for `resolve`.
+
+    Raises:
+        SedonaError: a name that no machine's device has.
+    """
+    if re.fullmatch(r"cuda(:\d+)?|mps", str(name)):
+        return torch.device(str(name))
+    return resolve(name)
+
+
 def available() -> list[str]:
     """Names of the devices of this machine: "cpu", then "cuda", "cuda:0", ... and "mps" where present."""
     cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -54,7 +69,12 @@ def available() -> list[str]:
 
 
 def describe(device: torch.device) -> str:
-    """The device for a run record or a caption: 'cpu (2 threads, Intel Xeon ...)', 'cuda (NVIDIA H100, 80 GB)'."""
+    """The device for a run record or a caption: 'cpu (2 threads, Intel Xeon ...)', 'cuda (NVIDIA H100, 80 GB)'.
+
+    One that was only `planned` is 'cuda (not on this machine)'.
+    """
+    if device.type != "cpu" and (str(device) if device.type == "cuda" else device.type) not in available():
+        return f"{device} (not on this machine)"
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         return f"{device} ({properties.name}, {properties.total_memory / 1e9:.0f} GB)"

@@ -175,7 +175,7 @@ def _estimate(options: argparse.Namespace) -> int:
 
     from sedona_nb import devices, estimates
 
-    place = devices.resolve(options.device)
+    place = devices.planned(options.device)  # before one rents a GPU, one has none
     grid, pictures = _grid(options)
     torch.set_num_threads(options.threads)  # part of what a CPU is called in records
     print(estimates.text(grid, place, options.workers or 1, options.price, *pictures[:1]))

@@ -26,6 +26,26 @@ def test_every_available_device_resolves_and_computes() -> None:
             assert devices.resolve(device) == device
 
 
+def test_what_is_here_is_planned_as_it_is_resolved() -> None:
+    for name in ("auto", *devices.available()):
+        assert devices.planned(name) == devices.resolve(name)
+        assert devices.describe(devices.planned(name)) == devices.describe(devices.resolve(name))
+
+
+def test_another_machines_device_can_be_planned_and_is_never_resolved() -> None:
+    device = devices.planned("cuda:99")
+    assert device == torch.device("cuda", 99)
+    assert devices.describe(device) == "cuda:99 (not on this machine)"
+    with pytest.raises(SedonaError, match="no device 'cuda:99' on this machine"):
+        devices.resolve(device)
+
+
+@pytest.mark.parametrize("name", ["gpu", "cpu:0", "", "CPU", "cuda:x", "cuda:", "mps:0 "])
+def test_no_device_of_any_machine_cannot_be_planned(name: str) -> None:
+    with pytest.raises(SedonaError, match="on this machine; it has cpu"):
+        devices.planned(name)
+
+
 @pytest.mark.parametrize("name", ["gpu", "cuda:99", "cpu:0", "", "CPU", "cuda:x"])
 def test_absent_or_unknown_is_one_line_with_what_is_here(name: str) -> None:
     with pytest.raises(SedonaError) as caught:

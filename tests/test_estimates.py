@@ -14,7 +14,7 @@ import torch
 from small_grids import grid, protocol
 from torch.utils.flop_counter import FlopCounterMode
 
-from sedona_nb import data, estimates, experiments, methods, plans, protocols, work
+from sedona_nb import data, estimates, experiments, methods, plans, protocols, run_commands, work
 from sedona_nb.decoupling import Decoupling
 from sedona_nb.devices import describe
 from sedona_nb.grid import Grid, execute
@@ -155,6 +155,40 @@ def test_the_table_says_when_the_times_are_those_of_another_device(recorded, thr
     assert float(lines[1].split()[2]) > 0
     assert all(line.endswith(", made on cpu (1 thread, another)") for line in lines if line.startswith("  "))
     assert f"no records of this device for {count} runs: they count as on the device named with them" in lines
+
+
+def test_before_a_gpu_is_rented_others_records_of_one_say_what_it_will_cost(recorded, tmp_path, capsys, threads):
+    store = RunStore(tmp_path)
+    for record in recorded:
+        cut = getattr(record.spec, "decoupling", None)
+        if cut is None or cut.num_blocks != 8:  # these are still to be trained
+            store.save(on(record, "cuda (NVIDIA H100, 80 GB)"))
+    asked = ["estimate", "figure03", "--store", str(tmp_path), "--price", "2"]
+    assert run_commands.main([*asked, "--device", "cuda:7"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("on cuda:7 (not on this machine)") or torch.cuda.device_count() > 7
+    count, hours = lines[1].split()[1:3]
+    assert int(count) == 9
+    assert f"one after another {hours} h; cost " in lines[3]
+    assert float(lines[3].split("cost ")[1].split()[0]) == pytest.approx(2 * float(hours), abs=0.02)
+    judged = [line for line in lines if line.startswith("  ")]
+    assert judged
+    assert all(line.endswith(", made on cuda (NVIDIA H100, 80 GB)") for line in judged)
+    assert f"no records of this device for {count} runs: they count as on the device named with them" in lines
+    asked_for = Grid(("figure03",), (protocols.load("short", "vgg19"),), store).open()
+    each = [estimates.estimate(spec, store.records(), torch.device("cuda", 7)).seconds for spec in asked_for]
+    assert float(hours) == pytest.approx(sum(each) / 3600, abs=0.006)
+
+
+def test_without_records_of_any_gpu_nothing_is_claimed_of_one(recorded, tmp_path, capsys, threads):
+    store = RunStore(tmp_path)
+    for record in recorded[:40]:
+        store.save(record)
+    assert run_commands.main(["estimate", "figure03", "--store", str(tmp_path), "--device", "cuda:7"]) == 0
+    out = capsys.readouterr().out
+    assert out.splitlines()[1].split()[2] == "-"
+    assert "no basis for " in out
+    assert "judged by" not in out
 
 
 def test_of_other_networks_the_one_of_most_similar_size_counts(recorded, threads):
