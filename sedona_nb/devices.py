@@ -73,7 +73,8 @@ def describe(device: torch.device) -> str:
 
     One that was only `planned` is 'cuda (not on this machine)'.
     """
-    if device.type != "cpu" and (str(device) if device.type == "cuda" else device.type) not in available():
+    name = str(device) if device.type == "cuda" else device.type
+    if name not in available():
         return f"{device} (not on this machine)"
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
